@@ -371,6 +371,7 @@ def _range(value: Any, where: str, kind: str) -> tuple[float, float]:
 def _check_trials(space: SearchSpace) -> None:
     """Build the baseline and a candidate at every end of every range, and check what spans several settings."""
     from prx_model.metrics.suite import check_metrics
+
     from prx_model.teachers import check_teacher
 
     baseline = space.baseline_config(space.first_seed)
@@ -406,6 +407,7 @@ def _checked(path: str, check: Any, *arguments: Any) -> None:
 def _check_yardstick(metrics: tuple[str, ...], teacher: str) -> None:
     """The scoring network is never the teacher: a sweep over teachers must not change, or please, its own yardstick."""
     from prx_model.metrics.suite import network_of
+
     from prx_model.teachers import TEACHERS
 
     for metric in metrics:
