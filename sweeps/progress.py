@@ -76,7 +76,9 @@ class Watch:
         text = f"{metric} {row.metrics[metric]:.4g}"
         if not record.is_baseline:
             baselines = [other.curve(metric) for other in records if other.is_baseline and other.outcome != "failed"]
-            gaps = {gap.step: gap.gap for gap in compare(record.curve(metric), baselines, mode=self.space.objective.mode)}
+            gaps = {
+                gap.step: gap.gap for gap in compare(record.curve(metric), baselines, mode=self.space.objective.mode)
+            }
             if step in gaps:
                 text += f" ({gaps[step]:+.1f} spreads)" if abs(gaps[step]) < 1e6 else ""
             else:

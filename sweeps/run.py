@@ -34,12 +34,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="Exit codes: 0 all trials ended well, 1 a trial failed, 2 bad input, 130 interrupted (give the same command to go on).",
     )
     parser.add_argument("space", type=Path, help="a search-space file, such as search_spaces/repa.yaml")
-    parser.add_argument("--profile", help="a profile of the file; default: cluster if a Ray cluster holds it, else laptop")
+    parser.add_argument(
+        "--profile", help="a profile of the file; default: cluster if a Ray cluster holds it, else laptop"
+    )
     parser.add_argument("--plan", action="store_true", help="print all that would run, and run nothing")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results (default: results)")
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of encoded data and features (default: cache)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of the results (default: results)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), help="folder of encoded data and features (default: cache)"
+    )
     parser.add_argument("--candidates", type=int, help="number of candidates instead of the file's")
-    parser.add_argument("--address", help="address of a running Ray cluster; 'local' starts one here (default: RAY_ADDRESS)")
+    parser.add_argument(
+        "--address", help="address of a running Ray cluster; 'local' starts one here (default: RAY_ADDRESS)"
+    )
     return parser.parse_args(arguments)
 
 
