@@ -252,7 +252,7 @@ def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObje
 
 
 def export_model(config: ExperimentConfig, checkpoint: Path, folder: Path) -> None:
-    """Write the weights that evaluations scored as a folder that diffusers' PRXTransformer2DModel.from_pretrained loads."""
+    """Write the weights that evaluations scored as a folder for diffusers' PRXTransformer2DModel.from_pretrained."""
     saved = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
     model = PRX(config.model)
     prefix = "model."

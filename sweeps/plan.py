@@ -117,7 +117,7 @@ def estimate(space: SearchSpace, config: ExperimentConfig, paths: SweepPaths) ->
 
 
 def seconds_per_trial(config: ExperimentConfig) -> float | None:
-    """One trial's training and sampling, extrapolated from two steps and one batch of samples; None where that is too much."""
+    """One trial's training and sampling, from the time of two steps and one batch of samples; None if too large."""
     if count_parameters(config.model) > MEASURABLE_PARAMETERS:
         return None
     threads = torch.get_num_threads()

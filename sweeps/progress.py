@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: one line per event, read from the ledger; in a terminal also a line that says where it stands."""
+"""What a sweep shows while it runs: a line per event, read from the ledger; in a terminal also where it stands."""
 
 from __future__ import annotations
 

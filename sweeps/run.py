@@ -31,7 +31,7 @@ EXIT_TRIAL_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Run a hyperparameter sweep, or resume it: the same command.",
-        epilog="Exit codes: 0 all trials ended well, 1 a trial failed, 2 bad input, 130 interrupted (give the same command to go on).",
+        epilog="Exit codes: 0 all trials ended well, 1 a trial failed, 2 bad input, 130 interrupted.",
     )
     parser.add_argument("space", type=Path, help="a search-space file, such as search_spaces/repa.yaml")
     parser.add_argument(
