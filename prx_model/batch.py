@@ -7,7 +7,7 @@ Shape legend
     N  image tokens, (H/p)(W/p), row-major   D  width of the model's hidden state
     Z  width of a teacher token              F  width of a metric's feature vector
 
-Ranges: `clean` pixels lie in [-1, 1]; `image` is uint8 in [0, 255]; time t lies in [0, 1], t = 0 is data, t = 1 is noise.
+Ranges: `clean` pixels lie in [-1, 1]; `image` is uint8 in [0, 255]; time t lies in [0, 1]: 0 is data, 1 is noise.
 """
 
 from __future__ import annotations

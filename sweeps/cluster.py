@@ -1,0 +1,163 @@
+"""Ray, seen from the driver: start or join it, and choose the profile by what it can hold."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeps.space import Resources, SpaceError, profiles_of, resolve
+
+if TYPE_CHECKING:
+    from typing import Any
+
+CLUSTER, LAPTOP = "cluster", "laptop"
+DRIVER_SLOTS = 1_000  # the custom resource that trial drivers take; on a cluster it is declared for the head node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A profile and why it is the one."""
+
+    profile: str
+    reason: str
+
+
+def choose_profile(content: Mapping[str, Any], file: Path, asked: str | None, address: str | None) -> Choice:
+    """The profile asked for; else `cluster` where a running Ray cluster can hold a trial of it; else `laptop`."""
+    if asked is not None:
+        return Choice(profile=asked, reason="asked for with --profile")
+    profiles = profiles_of(content)
+    if LAPTOP not in profiles:
+        if len(profiles) != 1:
+            known = ", ".join(profiles) or "the file has none"
+            raise SpaceError(f"{file}: profiles: which one? choose with --profile: {known}")
+        return Choice(profile=profiles[0], reason="the file's only profile")
+    if address is None:
+        return Choice(profile=LAPTOP, reason="no running Ray cluster was found")
+    if CLUSTER not in profiles:
+        return Choice(profile=LAPTOP, reason="the file has no cluster profile")
+    needed = resolve(content, file=file, profile=CLUSTER).resources
+    gpus = _gpus_of(address)
+    wanted = needed.workers * needed.gpus_per_worker
+    if gpus >= wanted:
+        return Choice(profile=CLUSTER, reason=f"the Ray cluster at {address} can hold a trial ({gpus:g} GPUs)")
+    reason = f"the Ray cluster at {address} has {gpus:g} GPUs, a trial of the cluster profile needs {wanted:g}"
+    return Choice(profile=LAPTOP, reason=reason)
+
+
+def running_address(asked: str | None) -> str | None:
+    """The address of the Ray cluster to join: --address, RAY_ADDRESS, or the node that this machine belongs to."""
+    address = asked or os.environ.get("RAY_ADDRESS")
+    if address:
+        return None if address == "local" else address
+    from ray._private.services import find_gcs_addresses
+
+    found = sorted(find_gcs_addresses())
+    return found[0] if len(found) == 1 else None
+
+
+def _gpus_of(address: str) -> float:
+    """GPUs that the cluster has, or may grow to, by what its autoscaler says."""
+    import ray
+
+    connect(address, Path(os.devnull))
+    total = float(ray.cluster_resources().get("GPU", 0))
+    return max(total, _gpus_to_grow_to())
+
+
+def _gpus_to_grow_to() -> float:
+    """GPUs of all node types at their maximum, from the autoscaler's own configuration; 0 where there is none."""
+    import yaml
+
+    config = Path.home() / "ray_bootstrap_config.yaml"
+    if not config.exists():
+        return 0.0
+    types = (yaml.safe_load(config.read_text()) or {}).get("available_node_types", {})
+    return sum(float(t.get("resources", {}).get("GPU", 0)) * float(t.get("max_workers", 0)) for t in types.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """A Ray cluster that this process is connected to."""
+
+    address: str
+    dashboard: str | None
+    started_here: bool
+
+
+def connect(address: str | None, log: Path) -> Connection:
+    """Join the cluster at `address`, or start one on this machine. Ray's own messages go to `log`."""
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else os.environ.get("RAY_AUTH_MODE", "token"))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")  # an autoscaled GPU node boots for minutes
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record
+    os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
+    silence_ray(log)
+    if ray.is_initialized():
+        context = ray.get_runtime_context()
+        return Connection(address=context.gcs_address, dashboard=_dashboard_url(), started_here=False)
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        options = {"address": "local", "include_dashboard": True, "resources": {"driver": DRIVER_SLOTS}}
+    ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    return Connection(
+        address=ray.get_runtime_context().gcs_address, dashboard=_dashboard_url(), started_here=address is None
+    )
+
+
+def silence_ray(log: Path) -> None:
+    """Send what Ray and its libraries log in this process to a file instead of the terminal."""
+    handler = logging.FileHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("ray", "ray.tune", "ray.train", "ray.data", "optuna", "py.warnings"):
+        logger = logging.getLogger(name)
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+        logger.addHandler(handler)
+        logger.propagate = False
+    logging.captureWarnings(True)
+
+
+def _dashboard_url() -> str | None:
+    import ray
+
+    url = ray._private.worker.get_dashboard_url()
+    return f"http://{url}" if url and not url.startswith("http") else url
+
+
+def check_state_api() -> None:
+    """Ray frees a trial's workers through the dashboard's State API: without it a killed trial holds them for ever."""
+    from ray.util.state import list_nodes
+
+    try:
+        list_nodes(limit=1, timeout=30)
+    except Exception as error:
+        raise SpaceError(
+            f"Ray's dashboard does not answer ({error}); start the cluster with its dashboard on"
+        ) from error
+
+
+def concurrent_trials(resources: Resources) -> int:
+    """Trials that run side by side: as many as the cluster holds, at most what the profile asks for."""
+    import ray
+
+    total = ray.cluster_resources()
+    cpus = total.get("CPU", 1) // (resources.workers * resources.cpus_per_worker)
+    fitting = max(1, int(cpus))
+    if resources.gpus_per_worker > 0:
+        gpus = max(total.get("GPU", 0), _gpus_to_grow_to())
+        fitting = max(1, int(gpus // (resources.workers * resources.gpus_per_worker)))
+    return min(fitting, resources.concurrent_trials)
+
+
+def driver_resources() -> dict[str, float]:
+    """What a trial's light driver reserves: a slot on the head where there are such, else next to nothing."""
+    import ray
+
+    return {"CPU": 0, "driver": 1} if ray.cluster_resources().get("driver", 0) >= 1 else {"CPU": 0.01}

@@ -1,0 +1,191 @@
+"""The ledger: one append-only file per trial, the only truth about a sweep.
+
+Three kinds of row: `start` (what the trial is), `evaluation` (what was measured and decided), `end` (how it ended).
+A row is one line of JSON, written with a single write and fsync: after a kill there is the whole line, or a torn last line that
+readers skip. After a resume an evaluation can stand there twice, because its row is written before its checkpoint
+(the other order could lose it); readers take the later one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweeps.rule import Curve, Verdict
+from sweeps.storage import SweepPaths
+
+BASELINE, CANDIDATE = "baseline", "candidate"
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a trial is. Written once, by the driver, before the trial runs."""
+
+    trial: str
+    role: str
+    seed: int
+    overrides: Mapping[str, Any]
+    fingerprint: str
+    num_steps: int
+    kind: str = "start"
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRow:
+    """What was measured at a step, on how many samples, what it cost in seconds, and what the rule said."""
+
+    trial: str
+    step: int
+    metrics: Mapping[str, float]
+    num_samples: int
+    flow_loss: float
+    repa_loss: float | None
+    grad_norm: float
+    images_per_s: float
+    train_s: float
+    eval_s: float
+    peak_memory_bytes: int
+    resumed_from: int
+    verdict: Mapping[str, Any] | None = None  # sweeps.rule.Verdict; None for a baseline
+    kind: str = "evaluation"
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a trial ended: finished, stopped or failed, after `step` steps, and why."""
+
+    trial: str
+    outcome: str
+    step: int
+    reason: str
+    log: str
+    kind: str = "end"
+    time: float = field(default_factory=time.time)
+
+
+Row = Start | EvaluationRow | End
+_KINDS: dict[str, type[Row]] = {"start": Start, "evaluation": EvaluationRow, "end": End}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """All that the ledger knows of one trial. `evaluations` are in order of step, one per step."""
+
+    start: Start
+    evaluations: tuple[EvaluationRow, ...]
+    end: End | None
+    num_repeated: int = 0  # evaluations that a resume has made again
+    spent_s: float = 0.0  # training and evaluation, repeated work included
+
+    @property
+    def trial(self) -> str:
+        return self.start.trial
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.start.role == BASELINE
+
+    @property
+    def outcome(self) -> str | None:
+        return self.end.outcome if self.end else None
+
+    @property
+    def last_step(self) -> int:
+        return self.evaluations[-1].step if self.evaluations else 0
+
+    def curve(self, metric: str) -> Curve:
+        return {row.step: row.metrics[metric] for row in self.evaluations if metric in row.metrics}
+
+
+class Ledger:
+    """Appends to, and reads, the ledger of a sweep. Cheap to make; keeps nothing in memory."""
+
+    def __init__(self, paths: SweepPaths) -> None:
+        self.paths = paths
+
+    def append(self, row: Row) -> None:
+        """Write one row, durably. Rows of one trial come from one writer at a time."""
+        path = self.paths.trial_ledger(row.trial)
+        line = json.dumps(asdict(row), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        torn = path.exists() and not _ends_with_newline(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(descriptor, (b"\n" if torn else b"") + line)
+            if written < len(line):
+                raise OSError(f"{path}: only {written} of {len(line)} bytes could be written: is the disk full?")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rows(self, trial: str) -> list[Row]:
+        """All rows of a trial in the order of writing. A torn line is skipped: its row will be written again."""
+        path = self.paths.trial_ledger(trial)
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        return [row for line in lines if line and (row := _parse(line)) is not None]
+
+    def trials(self) -> list[str]:
+        """Names of all trials that were started, in the order of their start."""
+        records = self.records()
+        return [record.trial for record in records]
+
+    def record(self, trial: str) -> TrialRecord | None:
+        """What is known of a trial; None before its start row is whole."""
+        rows = self.rows(trial)
+        start = next((row for row in rows if isinstance(row, Start)), None)
+        if start is None:
+            return None
+        evaluations = [row for row in rows if isinstance(row, EvaluationRow)]
+        latest = {row.step: row for row in evaluations}
+        ends = [row for row in rows if isinstance(row, End)]
+        return TrialRecord(
+            start=start,
+            evaluations=tuple(latest[step] for step in sorted(latest)),
+            end=ends[-1] if ends else None,
+            num_repeated=len(evaluations) - len(latest),
+            spent_s=sum(row.train_s + row.eval_s for row in evaluations),
+        )
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial, in the order of their start."""
+        names = [path.stem for path in self.paths.ledger.glob("*.jsonl")]
+        records = [record for name in names if (record := self.record(name)) is not None]
+        return sorted(records, key=lambda record: (record.start.time, record.trial))
+
+    def baseline_curves(self, metric: str) -> list[Curve]:
+        """The curves of all baseline seeds that have not failed."""
+        baselines = [record for record in self.records() if record.is_baseline and record.outcome != FAILED]
+        return [record.curve(metric) for record in baselines]
+
+
+def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
+    """A verdict as JSON can hold it: an infinite gap becomes the largest number."""
+    if verdict is None:
+        return None
+    row = asdict(verdict)
+    if row["gap"] is not None:
+        row["gap"] = max(-1e9, min(1e9, row["gap"]))
+    return row
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return _KINDS[row["kind"]](**row)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,90 @@
+"""What a result was made with: command, commit, versions, hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "ray", "optuna", "diffusers", "transformers", "torchmetrics", "pyarrow", "omegaconf", "numpy")
+
+
+def provenance(profile: str, profile_reason: str, hardware: str | None = None) -> dict[str, Any]:
+    """One start of a sweep, as plain values."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "profile": profile,
+        "profile_reason": profile_reason,
+        **_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": hardware or describe_machine(),
+    }
+
+
+def append_start(path: Path, start: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(start) + "\n")
+
+
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    starts = []
+    for line in path.read_text().splitlines():
+        try:
+            starts.append(json.loads(line))
+        except ValueError:  # torn by a kill
+            continue
+    return starts
+
+
+def describe_machine() -> str:
+    """Processor, cores, memory and GPUs, in words."""
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    shown = f"{len(gpus)} x {gpus[0]}" if gpus else "no GPU"
+    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {shown}, {platform.system()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of this checkout, and whether tracked files differ from it."""
+    root = Path(__file__).parent.parent
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit or "unknown", "dirty": None if changed is None else bool(changed)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

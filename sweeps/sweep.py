@@ -1,0 +1,170 @@
+"""One sweep: baseline seeds and candidates under Ray Tune. The same call starts it and resumes it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prx_model.experiment import ExperimentConfig, export_model, prepare
+from sweeps import cluster
+from sweeps.config import load_config, to_plain
+from sweeps.ledger import FAILED, FINISHED, End, Ledger, TrialRecord
+from sweeps.search import SweepSearch, num_open
+from sweeps.space import Resources, SearchSpace, SpaceError
+from sweeps.storage import SweepPaths
+from sweeps.worker import Task
+
+STATE_SNAPSHOT_S = 600  # Tune's own state is never read back
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A search space, the folder of its results, and the cache that its trials share."""
+
+    space: SearchSpace
+    paths: SweepPaths
+    cache: Path
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.paths)
+
+
+def prepare_caches(sweep: Sweep, progress: Any) -> None:
+    """Encode the data, run every teacher of the space over it, cache the reference features: before trials start."""
+    for config in distinct_setups(sweep.space):
+        prepare(config, sweep.cache, progress)
+
+
+def distinct_setups(space: SearchSpace) -> list[ExperimentConfig]:
+    """The baseline, and one candidate for every teacher that the space can choose."""
+    setups = {"": space.baseline_config(space.first_seed)}
+    middle = {dimension.path: dimension.ends()[0] for dimension in space.dimensions}
+    for dimension in space.dimensions:
+        for end in dimension.ends():
+            config = space.candidate_config({**middle, dimension.path: end})
+            if config.repa is not None:
+                setups.setdefault(config.repa.teacher, config)
+    return list(setups.values())
+
+
+def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
+    """Run all trials that are still open, and return every record of the sweep. Raises nothing for a failed trial."""
+    from ray import tune
+
+    search = SweepSearch(sweep.space, sweep.ledger)
+    remaining = num_open(sweep.space, sweep.ledger.records())
+    resources = sweep.space.resources
+    if remaining:
+        trainable = tune.with_resources(_trainable(sweep, resources, connection.address), cluster.driver_resources())
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=remaining,
+                max_concurrent_trials=cluster.concurrent_trials(resources),
+                trial_name_creator=lambda trial: trial.config.get("planned", {}).get("trial", trial.trial_id),
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"start-{os.getpid()}", storage_path=str(sweep.paths.tune), verbose=0, callbacks=[]
+            ),
+        )
+        os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(STATE_SNAPSHOT_S)
+        results = tuner.fit()
+        _record_silent_failures(sweep, [str(error) for error in results.errors])
+    return sweep.ledger.records()
+
+
+def _trainable(sweep: Sweep, resources: Resources, address: str) -> Any:
+    """What Tune runs for each trial. It carries plain values only, so that nothing of this process is pickled."""
+    objective, stop = sweep.space.objective, to_plain(sweep.space.stop)
+    root, cache, plain_resources = str(sweep.paths.root), str(sweep.cache), to_plain(resources)
+    metric, mode, num_threads = objective.metric, objective.mode, max(1, int(resources.cpus_per_worker))
+
+    def trial(config: Mapping[str, Any]) -> None:
+        from sweeps.trial import run_trial
+
+        task = Task(
+            **config["planned"],
+            root=root,
+            cache=cache,
+            metric=metric,
+            mode=mode,
+            stop=stop,
+            num_threads=num_threads,
+        )
+        run_trial({"task": task.plain(), "resources": plain_resources, "address": address})
+
+    return trial
+
+
+def _record_silent_failures(sweep: Sweep, errors: list[str]) -> None:
+    """A trial that Tune gave up on has no end of its own; nothing is left without an outcome."""
+    for record in sweep.ledger.records():
+        if record.end is None:
+            reason = " ".join(errors[0].split())[:400] if errors else "its driver ended without a result"
+            log = str(sweep.paths.trial_log(record.trial))
+            sweep.ledger.append(End(trial=record.trial, outcome=FAILED, step=record.last_step, reason=reason, log=log))
+
+
+def best_candidate(space: SearchSpace, records: list[TrialRecord]) -> TrialRecord | None:
+    """The candidate with the best metric at the last step, among those that reached it."""
+    finished = [record for record in records if not record.is_baseline and record.outcome == FINISHED]
+    if not finished:
+        return None
+    metric, sign = space.objective.metric, 1 if space.objective.mode == "min" else -1
+    return min(finished, key=lambda record: sign * record.evaluations[-1].metrics[metric])
+
+
+def latest_checkpoint(paths: SweepPaths, trial: str) -> Path | None:
+    """The newest whole checkpoint of a trial. Ray names them by time."""
+    found = sorted(path.parent for path in paths.trial_folder(trial).glob("checkpoint_*/state.pt"))
+    return found[-1] if found else None
+
+
+def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:
+    """Write the best candidate's weights as a diffusers folder; None where there is no finished candidate."""
+    checkpoint = latest_checkpoint(sweep.paths, best.trial) if best else None
+    if best is None or checkpoint is None:
+        return None
+    config = load_config(to_plain(sweep.space.candidate_config(best.start.overrides)))
+    unfinished = sweep.paths.best_model.with_suffix(".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    export_model(config, checkpoint, unfinished)
+    shutil.rmtree(sweep.paths.best_model, ignore_errors=True)
+    unfinished.rename(sweep.paths.best_model)
+    return sweep.paths.best_model
+
+
+def collect_checkpoints(sweep: Sweep, best: TrialRecord | None) -> int:
+    """Delete the checkpoints of ended trials, the best candidate's excepted. Returns the bytes that were freed."""
+    freed = 0
+    for record in sweep.ledger.records():
+        if record.end is None or (best is not None and record.trial == best.trial):
+            continue
+        for folder in sweep.paths.trial_folder(record.trial).glob("checkpoint_*"):
+            freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+@contextmanager
+def only_driver(paths: SweepPaths) -> Iterator[None]:
+    """Hold the sweep's lock: two drivers of one sweep would run its trials twice. A killed driver's lock is free."""
+    with paths.lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise SpaceError(f"{paths.root}: this sweep is running already (process {file.read().strip()})") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

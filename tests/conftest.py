@@ -1,0 +1,28 @@
+"""Shared by all tests: shape annotations are checked, torch runs on one thread, nothing reaches a model hub."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook
+
+import tests.typechecker  # noqa: F401  (found by name in the next line)
+
+# jaxtyping's annotations become checks at every call, for the whole package, in tests only.
+install_import_hook("prx_model", "tests.typechecker.checked")
+
+import pytest
+import torch
+
+from prx_model.model import MODELS, PRXConfig
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> PRXConfig:
+    return MODELS["prx_tiny"]
