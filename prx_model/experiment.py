@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,17 +129,18 @@ def open_store(data: DataConfig, cache: Path, progress: Progress | None = None) 
 
 def _teacher_tokens(config: ExperimentConfig, store: ImageCaptionStore, cache: Path, progress: Progress | None = None):
     from prx_model.data.teacher_cache import cached_teacher_tokens
-    from prx_model.teachers import load_teacher
+    from prx_model.teachers import DeferredTeacher
 
     assert config.repa is not None
-    side = config.data.resolution
+    side, name = config.data.resolution, config.repa.teacher
+    report = None if progress is None else partial(progress, f"teacher {name}: images")
     return cached_teacher_tokens(
-        load_teacher(config.repa.teacher),
+        DeferredTeacher(name),
         store.train,
         grid=config.model.token_grid(side, side),
         cache=cache,
         split_fingerprint=f"{store.fingerprint}-train",
-        progress=progress,
+        progress=report,
     )
 
 
@@ -250,7 +252,7 @@ def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObje
 
 
 def export_model(config: ExperimentConfig, checkpoint: Path, folder: Path) -> None:
-    """Write the weights that evaluations scored as a folder that diffusers' PRXTransformer2DModel.from_pretrained loads."""
+    """Write the weights that evaluations scored as a folder for diffusers' PRXTransformer2DModel.from_pretrained."""
     saved = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
     model = PRX(config.model)
     prefix = "model."

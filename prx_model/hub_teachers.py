@@ -116,7 +116,7 @@ def load_hub_model(family: HubFamily, source: str, revision: str) -> nn.Module:
     except OSError as error:
         raise OSError(
             f"cannot load {source} (revision {revision}): {str(error).splitlines()[0]}; fetch it once on a machine "
-            f"with network: `hf download {source}` (gated models: accept the licence on its page, then `hf auth login`), "
+            f"with network: `hf download {source}` (if gated, accept its licence there and `hf auth login`), "
             "or point HF_HOME at a cache that has it"
         ) from error
     if report["missing_keys"] or report["mismatched_keys"]:

@@ -65,7 +65,7 @@ def unit_range(image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Fl
 
 
 def resize_bicubic(image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
-    """Antialiased bicubic resize of RGB in [0, 1] to (height, width), as Pillow does it for files.
+    """Antialiased bicubic resize of RGB in [0, 1] to (height, width), with Pillow's kernel (a = -0.5).
 
     The result is cut to [0, 1]: bicubic overshoots at hard edges, and no encoder has seen pixels outside that range.
     """

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from prx_model import hub_teachers
 from prx_model.hub_teachers import HubBackbone, HubFamily, load_hub_model, weights_digest
-from prx_model.packaged_networks import dinov2s_saliency, efficientnet_lite0, vgg16_hed
+from prx_model.packaged_networks import (
+    Dinov2Saliency,
+    EfficientNetLite0,
+    Vgg16Hed,
+    dinov2s_saliency,
+    efficientnet_lite0,
+    vgg16_hed,
+)
 from prx_model.pretrained import Frozen, resize_bicubic, unit_range
 
 
@@ -31,7 +38,7 @@ class Teacher(Frozen):
     def __init__(self, *, name: str, width: int, patch: int, fingerprint: str, backbone: nn.Module) -> None:
         super().__init__()
         self.name, self.width, self.patch = name, width, patch
-        self.fingerprint = f"{fingerprint} | bicubic antialiased to {patch} px a token"
+        self.fingerprint = _with_resize(fingerprint, patch)
         self.backbone = backbone
         self.freeze()
 
@@ -55,7 +62,8 @@ class TeacherSpec:
     """One row of TEACHERS.
 
     source: package or hub repository. width: Z. patch: px per token. family: how a hub model is read, None for packaged
-    networks. revision: of the hub repository.
+    networks. revision: of the hub repository. weights: what is known of the weights before they are loaded; None for hub
+    models, whose weights are hashed when they arrive.
     """
 
     name: str
@@ -67,6 +75,16 @@ class TeacherSpec:
     loader: Callable[[TeacherSpec], Teacher]
     family: HubFamily | None = None
     revision: str = "main"
+    weights: str | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The loaded teacher's fingerprint, known without loading it; None for hub models."""
+        return None if self.weights is None else _with_resize(self.weights, self.patch)
+
+
+def _with_resize(fingerprint: str, patch: int) -> str:
+    return f"{fingerprint} | bicubic antialiased to {patch} px a token"
 
 
 class _MapTokens(Frozen):
@@ -81,23 +99,23 @@ class _MapTokens(Frozen):
         return self.feature_map(image).flatten(2).transpose(1, 2)
 
 
-def _packaged(spec: TeacherSpec, backbone: nn.Module, fingerprint: str) -> Teacher:
-    return Teacher(name=spec.name, width=spec.width, patch=spec.patch, fingerprint=fingerprint, backbone=backbone)
+def _packaged(spec: TeacherSpec, backbone: nn.Module) -> Teacher:
+    assert spec.weights is not None
+    return Teacher(name=spec.name, width=spec.width, patch=spec.patch, fingerprint=spec.weights, backbone=backbone)
 
 
 def _load_dinov2s_saliency(spec: TeacherSpec) -> Teacher:
-    network = dinov2s_saliency()
-    return _packaged(spec, network, network.fingerprint)
+    return _packaged(spec, dinov2s_saliency())
 
 
 def _load_efficientnet_lite0(spec: TeacherSpec) -> Teacher:
     network = efficientnet_lite0()
-    return _packaged(spec, _MapTokens(network, network.stride16_map), f"{network.fingerprint} stride 16")
+    return _packaged(spec, _MapTokens(network, network.stride16_map))
 
 
 def _load_vgg16_hed(spec: TeacherSpec) -> Teacher:
     network = vgg16_hed()
-    return _packaged(spec, _MapTokens(network, network.forward), network.fingerprint)
+    return _packaged(spec, _MapTokens(network, network.forward))
 
 
 def hub_teacher(spec: TeacherSpec, model: nn.Module) -> Teacher:
@@ -143,6 +161,7 @@ _SPECS = (
         licence="MIT, base Apache-2.0",
         note="DINOv2 ViT-S/14 fine-tuned for saliency, block 8 of 12: not genuine DINOv2",
         loader=_load_dinov2s_saliency,
+        weights=Dinov2Saliency.fingerprint,
     ),
     TeacherSpec(
         name="efficientnet_lite0",
@@ -152,6 +171,7 @@ _SPECS = (
         licence="Apache-2.0",
         note="ImageNet classifier, last map at stride 16",
         loader=_load_efficientnet_lite0,
+        weights=f"{EfficientNetLite0.fingerprint} stride 16",
     ),
     TeacherSpec(
         name="vgg16_hed",
@@ -161,6 +181,7 @@ _SPECS = (
         licence="MIT",
         note="VGG-16 fine-tuned for edges, conv5_3: the control with weak semantics",
         loader=_load_vgg16_hed,
+        weights=Vgg16Hed.fingerprint,
     ),
     *(
         _hub(
@@ -216,14 +237,47 @@ _SPECS = (
 TEACHERS: dict[str, TeacherSpec] = {spec.name: spec for spec in _SPECS}
 
 
+def teacher_spec(name: str) -> TeacherSpec:
+    """The row of TEACHERS. Raises ValueError for an unknown name, with the known ones and the nearest."""
+    if name not in TEACHERS:
+        nearest = difflib.get_close_matches(name, TEACHERS, n=1, cutoff=0)
+        raise ValueError(f"unknown teacher {name!r}; known: {', '.join(TEACHERS)}; nearest: {nearest[0]}")
+    return TEACHERS[name]
+
+
 def load_teacher(name: str) -> Teacher:
     """Load a teacher of TEACHERS, on the CPU.
 
     Raises ValueError for an unknown name (lists the known ones and the nearest) and for a missing or altered package,
     OSError if a hub model cannot be had.
     """
-    if name not in TEACHERS:
-        nearest = difflib.get_close_matches(name, TEACHERS, n=1, cutoff=0)
-        raise ValueError(f"unknown teacher {name!r}; known: {', '.join(TEACHERS)}; nearest: {nearest[0]}")
-    spec = TEACHERS[name]
+    spec = teacher_spec(name)
     return spec.loader(spec)
+
+
+class DeferredTeacher:
+    """A teacher whose weights are loaded when its tokens are first asked for: a cache that has them never loads them."""
+
+    def __init__(self, name: str) -> None:
+        self.spec = teacher_spec(name)
+        self._loaded: Teacher | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def width(self) -> int:
+        return self.spec.width
+
+    @property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint or self.load().fingerprint
+
+    def load(self) -> Teacher:
+        if self._loaded is None:
+            self._loaded = load_teacher(self.spec.name)
+        return self._loaded
+
+    def __call__(self, image: UInt8[Tensor, "B 3 R R"], grid: tuple[int, int]) -> Float[Tensor, "B N Z"]:
+        return self.load()(image, grid)

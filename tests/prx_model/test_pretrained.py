@@ -34,9 +34,7 @@ def test_packaged_file_with_other_contents_is_refused(package):
 
 
 def test_missing_package_names_the_extra_to_install():
-    with pytest.raises(
-        ValueError, match=r"'no_such_package_here' is not installed.*pip install 'prx-sweeps\[laptop\]'"
-    ):
+    with pytest.raises(ValueError, match=r"'no_such_package_here' is not installed.*pip install 'prx-sweeps\["):
         packaged_file("no_such_package_here", "data.bin", "0" * 64)
 
 
@@ -83,14 +81,15 @@ def test_resize_to_the_same_size_changes_nothing():
 
 @pytest.mark.parametrize("size", [(20, 20), (112, 112)])
 def test_resize_agrees_with_pillow(size):
-    # A disc with a hard edge on a gradient: overshoot, upwards and downwards.
     rows, columns = np.mgrid[:64, :64]
-    disc = (rows - 30) ** 2 + (columns - 34) ** 2 < 400
-    picture = np.stack([rows * 4, columns * 4, disc * 255], axis=-1).clip(0, 255).astype(np.uint8)
-    pillow = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.float32)
-    ours = resize_bicubic(unit_range(torch.from_numpy(picture).permute(2, 0, 1)[None]), size)[0].permute(1, 2, 0) * 255
-    # Pillow takes the cubic with a = -0.5 and torch, when it antialiases, the same; the rest is rounding.
-    assert np.abs(ours.numpy() - pillow).max() < 2
+    disc = (((rows - 30) ** 2 + (columns - 34) ** 2 < 400) * 255).astype(np.uint8)  # a hard edge, so that it overshoots
+    image = unit_range(torch.from_numpy(disc).expand(1, 3, -1, -1))
+    ours = resize_bicubic(image, size)[0, 0].numpy() * 255
+    in_floats = Image.fromarray(disc.astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
+    in_bytes = Image.fromarray(disc).resize(size[::-1], Image.Resampling.BICUBIC)
+    assert np.abs(ours - np.asarray(in_floats).clip(0, 255)).max() < 0.01
+    # In bytes Pillow also cuts between its two passes, which shows at the corners of an edge.
+    assert np.abs(ours - np.asarray(in_bytes, dtype=np.float32)).mean() < 0.5
 
 
 def test_normalize():
