@@ -217,9 +217,9 @@ def test_an_infinite_value_is_infinitely_worse():
 
 
 def test_the_share_of_equally_good_candidates_that_are_stopped_is_small():
-    """The published simulation: 10 looks, independent noise, three seeds; margin 2 with two strikes stops about 1 in 100.
+    """10 looks, independent noise, three seeds: margin 2 with two strikes in a row stops about 1 in 100.
 
-    With the baseline's spread known it is 0.005 (two in a row); three seeds estimate spread and mean, which costs some.
+    With the spread known it would be 0.005, and 0.21 for one strike; three seeds only estimate it, which costs some.
     """
     random_source, stopped, runs = random.Random(0), {}, 300
     rules = {
@@ -237,7 +237,7 @@ def test_the_share_of_equally_good_candidates_that_are_stopped_is_small():
 
 
 def test_a_candidate_two_spreads_worse_is_caught():
-    """The same simulation with a candidate that is 2 standard deviations of the difference worse: .984 at margin 1.5."""
+    """The same with a candidate that is 2 standard deviations of the difference worse: 0.984 at margin 1.5."""
     random_source, runs = random.Random(1), 200
     rule, shift = StopConfig(margin=1.5, patience=2, grace=0), 2 * 0.02 * math.sqrt(4 / 3)
     caught = 0
