@@ -1,12 +1,14 @@
 """Write requirements.lock from pyproject.toml: `make lock`, or `make lock UPGRADE=1` for the newest releases.
 
-pip resolves the project's dependencies for the running Python without installing anything (`--dry-run --report`). Pins that
-are already in the lock are kept as long as the ranges of pyproject.toml allow them; `--upgrade` forgets them.
+pip resolves the project's dependencies for the running Python without installing anything (`--dry-run --report`). It
+keeps to the pins that are in the lock already; one that pyproject.toml no longer allows is given up.
+`--upgrade` gives up all.
 
 Two kinds of packages are treated apart:
-- data and weight packages (`without-dependencies` in pyproject.toml) go into the lock as pinned, without what they ask for;
-- the CUDA libraries that some builds of torch pin by themselves stay out: the lock serves CPU and GPU machines alike, and
-  the Makefile lets torch fetch its own.
+- data and weight packages (`without-dependencies` in pyproject.toml) go into the lock as pinned, without what they
+  ask for;
+- the CUDA libraries that some builds of torch pin by themselves stay out: the lock serves CPU and GPU machines alike,
+  and the Makefile lets torch fetch its own.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 HEADER = """\
 # Every package of the project for Linux and Python 3.11. Written by `make lock` from pyproject.toml: do not edit.
-# Install with --no-deps (the Makefile does): the list is complete, and what data packages ask for is left out on purpose.
+# Install with --no-deps (the Makefile does): the list is complete, and what data packages ask for is left out.
 """
 ACCELERATOR_LIBRARY = re.compile(r"^(nvidia-|cuda-|triton$)")
 
@@ -62,14 +64,22 @@ def resolve(requirements: list[Requirement], constraints: list[str]) -> dict[str
         command += ["--report", str(report), "--constraint", str(kept), *map(str, requirements)]
         subprocess.run(command, check=True)
         installs = json.loads(report.read_text())["install"]
-    found = {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in installs}
+    found = {str(canonicalize_name(item["metadata"]["name"])): item["metadata"]["version"] for item in installs}
     return {name: version for name, version in found.items() if not ACCELERATOR_LIBRARY.match(name)}
 
 
-def current_pins() -> list[str]:
+def pins_to_keep(requirements: list[Requirement]) -> list[str]:
+    """The lines of the lock, less those that a declared requirement has ruled out since."""
     if not LOCK.exists():
         return []
-    return [line for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
+    declared = {canonicalize_name(requirement.name): requirement.specifier for requirement in requirements}
+    lines = [line for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
+    pins = [(name, version) for name, _, version in (line.partition("==") for line in lines)]
+    return [
+        f"{name}=={version}"
+        for name, version in pins
+        if name not in declared or declared[name].contains(version, prereleases=True)
+    ]
 
 
 def main() -> None:
@@ -79,8 +89,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     resolved, data = requirements_of(tomllib.loads((ROOT / "pyproject.toml").read_text()))
-    pins = resolve(resolved, [] if arguments.upgrade else current_pins())
-    pins |= {canonicalize_name(item.name): str(item.specifier).removeprefix("==") for item in data}
+    pins = resolve(resolved, [] if arguments.upgrade else pins_to_keep(resolved))
+    pins |= {str(canonicalize_name(item.name)): str(item.specifier).removeprefix("==") for item in data}
     # A local label names one machine's build (2.13.0+cpu); the pin names the release.
     lines = [f"{name}=={version.partition('+')[0]}" for name, version in sorted(pins.items())]
     unfinished = LOCK.with_suffix(".lock.unfinished")
