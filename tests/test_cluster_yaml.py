@@ -62,7 +62,7 @@ def node_type_problems(config: Config) -> list[str]:
 
 
 def problems(config: Config) -> list[str]:
-    """Everything that is wrong with a cluster file; empty when nothing is. What Ray refuses is not looked at further."""
+    """Everything that is wrong with a cluster file; empty when nothing is. What Ray refuses is not looked into."""
     objections = ray_objections(config)
     if objections:
         return objections

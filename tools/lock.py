@@ -64,7 +64,9 @@ def resolve(requirements: list[Requirement], constraints: list[str]) -> dict[str
         command += ["--report", str(report), "--constraint", str(kept), *map(str, requirements)]
         subprocess.run(command, check=True)
         installs = json.loads(report.read_text())["install"]
-    found = {str(canonicalize_name(item["metadata"]["name"])): item["metadata"]["version"] for item in installs}
+    found: dict[str, str] = {
+        str(canonicalize_name(item["metadata"]["name"])): item["metadata"]["version"] for item in installs
+    }
     return {name: version for name, version in found.items() if not ACCELERATOR_LIBRARY.match(name)}
 
 
