@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from prx_model.batch import Batch
 from prx_model.distributed import Workers
 from prx_model.flow import TimestepLaw, draw
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from prx_model.metrics.suite import SuiteResult
+from prx_model.metrics.suite import SuiteResult
 from prx_model.model import PRX
 from prx_model.objective import LossTerms, TrainingObjective
 
