@@ -61,7 +61,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return build(typing.cast(type, kind), value, path)
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return _convert_tuple(kind, value, path)
-    if kind is float and type(value) in (int, float):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _finite(value, path)
     if type(value) is not kind:
         or_null = " or null" if type(None) in options else ""
@@ -159,7 +159,7 @@ def _numbers_alike(value: Any) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What is allowed, and which of it is meant: '; allowed is A, B; nearest is A'. A long list shows its nearest only."""
+    """What is allowed and what may be meant: '; allowed is A, B; nearest is A'. Of a long list, the nearest only."""
     known = list(known)
     few = len(known) <= LONGEST_LIST
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if few else 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prx_model.experiment import ExperimentConfig
+from prx_model.metrics.table import network_of
 from sweeps.config import fingerprint, listing, load_config, override, to_plain
 from sweeps.rule import StopConfig
 
@@ -124,6 +125,13 @@ class SearchSpace:
         """Overrides of the candidate at the first end of every dimension."""
         return {dimension.path: dimension.ends()[0] for dimension in self.dimensions}
 
+    def teachers(self) -> list[str]:
+        """Every teacher that a candidate can have."""
+        first = self.first_ends()
+        variants = [{**first, dimension.path: end} for dimension in self.dimensions for end in dimension.ends()]
+        configs = map(self.candidate_config, variants)
+        return sorted({config.repa.teacher for config in configs if config.repa is not None})
+
     @property
     def first_seed(self) -> int:
         return int(self.base.get("seed", 0))
@@ -147,3 +155,9 @@ class SearchSpace:
                 "stop": to_plain(self.stop),
             }
         )
+
+
+def flattered_metrics(space: SearchSpace) -> list[tuple[str, str]]:
+    """(metric, teacher) pairs where a metric beside the objective is scored by a network that also teaches."""
+    metrics, teachers = space.baseline_config(space.first_seed).evaluation.metrics, space.teachers()
+    return [(metric, network_of(metric)) for metric in metrics if network_of(metric) in teachers]

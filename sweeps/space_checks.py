@@ -1,4 +1,4 @@
-"""What only shows once trials are built: both ends of every range, alone and in pairs, every point, and the yardstick."""
+"""What only shows once trials are built: both ends of every range, alone and in pairs; points; the yardstick."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from prx_model.experiment import EvaluationConfig, ExperimentConfig
+from prx_model.metrics.features import EXTRACTORS
+from prx_model.metrics.table import METRICS, network_of
+from prx_model.teachers import TEACHERS
 from sweeps.config import ConfigError, nearest
 from sweeps.space import SearchSpace
 
@@ -52,8 +55,6 @@ def _placed(error: ConfigError, varied: tuple[str, ...], overrides: dict[str, An
 
 def _check_metrics(space: SearchSpace, config: ExperimentConfig) -> None:
     """Metrics that exist and have enough samples, among them the objective."""
-    from prx_model.metrics.table import METRICS
-
     evaluation, objective = config.evaluation, space.objective
     for metric in evaluation.metrics:
         if metric not in METRICS:
@@ -68,9 +69,6 @@ def _check_metrics(space: SearchSpace, config: ExperimentConfig) -> None:
 
 
 def _check_num_samples(evaluation: EvaluationConfig, config: ExperimentConfig) -> None:
-    from prx_model.metrics.features import EXTRACTORS
-    from prx_model.metrics.table import METRICS
-
     for metric in evaluation.metrics:
         spec = METRICS[metric]
         counts = {"evaluation.num_samples": (evaluation.num_samples, "generated")}
@@ -88,9 +86,6 @@ def _check_teacher(space: SearchSpace, config: ExperimentConfig) -> None:
 
     A sweep over teachers must not please its own yardstick. Metrics beside the objective decide nothing and may.
     """
-    from prx_model.metrics.table import network_of
-    from prx_model.teachers import TEACHERS
-
     if config.repa is None:
         return
     teacher, metric = config.repa.teacher, space.objective.metric
