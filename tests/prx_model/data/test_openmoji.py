@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,7 @@ def test_progress_tells_every_stage_to_its_end(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 from prx_model.data.openmoji import OpenMojiSettings, prepare_openmoji
 
 def die(stage, done, total):
@@ -247,7 +249,7 @@ def test_heldout_takes_whole_families_whatever_their_order(
         ({"limit": 512}, "limit is 512, must be above num_heldout = 512"),
     ],
 )
-def test_impossible_settings_are_refused(change: dict[str, int], message: str) -> None:
+def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OpenMojiSettings(**change)
 
