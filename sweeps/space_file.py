@@ -231,7 +231,7 @@ class _Resolver:
     def _of_fraction(self, path: str, fraction: float, where: str) -> int:
         """The whole number, at least 1, that is nearest to the fraction of its reference (halves go up)."""
         if path not in FRACTION_OF:
-            raise ConfigError(where, f"got a fraction of nothing, allowed is a fraction for {listing(FRACTION_OF)} only")
+            raise ConfigError(where, f"got a fraction, which is allowed for {listing(FRACTION_OF)} only")
         if not 0 < fraction <= 1:
             raise ConfigError(where, f"got {fraction:g}, allowed is above 0, at most 1")
         return max(1, math.floor(fraction * self.num_blocks + 0.5))
