@@ -5,7 +5,7 @@ At a step that the baseline has reached, the gap is
 positive where the candidate is worse: the difference in units of its own standard deviation under "no difference", with
 n baseline seeds. The logarithm makes the units relative, because a metric's noise scales with its size ("The FID
 Lottery", arXiv 2606.20536). The spread is the standard deviation between seeds, pooled over the steps, so that two
-seeds which happen to agree at one step do not pretend to a spread of zero; below three seeds it is never taken under 1 %.
+seeds which happen to agree at one step do not pretend to a spread of zero; below three seeds it is at least 1 %.
 """
 
 from __future__ import annotations

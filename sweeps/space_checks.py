@@ -15,7 +15,7 @@ from sweeps.space import SearchSpace
 
 
 def check_trials(space: SearchSpace) -> None:
-    """Build the baseline and the candidates at the corners of the space. Raises ConfigError."""
+    """Build the baseline, and the candidates at the corners of the space. Raises ConfigError."""
     baseline = space.baseline_config(space.first_seed)
     _check_metrics(space, baseline)
     for varied, overrides in _corners(space):
@@ -24,6 +24,10 @@ def check_trials(space: SearchSpace) -> None:
         except ConfigError as error:
             raise _placed(error, varied, overrides) from error
         _check_teacher(space, config)
+
+
+def check_points(space: SearchSpace) -> None:
+    """Build every point. Raises ConfigError."""
     for i, point in enumerate(space.points):
         try:
             space.candidate_config(point)

@@ -24,7 +24,7 @@ from sweeps.config import (
 )
 from sweeps.rule import StopConfig
 from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
-from sweeps.space_checks import check_trials
+from sweeps.space_checks import check_points, check_trials
 
 __all__ = ["SpaceError", "load_space", "profiles_of", "read_space", "resolve", "with_budget"]
 
@@ -77,8 +77,12 @@ def profiles_of(content: Mapping[str, Any]) -> list[str]:
 def resolve(content: Mapping[str, Any], *, file: Path, profile: str) -> SearchSpace:
     """Apply the profile and check everything. Raises SpaceError."""
     try:
-        space = _Resolver(_with_profile(copied(content), profile), file, profile).space()
+        resolver = _Resolver(_with_profile(copied(content), profile), file, profile)
+        space = resolver.space()
         check_trials(space)
+        # Only now: a point is measured by its dimensions, which must be sound themselves.
+        space = replace(space, points=resolver.points(space.dimensions))
+        check_points(space)
     except ConfigError as error:
         raise SpaceError(f"{file}: {_one_line(error)}") from error
     return space
@@ -143,8 +147,8 @@ class _Resolver:
         self.paths = setting_paths()
 
     def space(self) -> SearchSpace:
+        """Everything but the points."""
         merged = self.merged
-        dimensions = self._dimensions()
         if "objective" not in merged:
             raise ConfigError("objective", "missing, needed is a section such as {metric: fid, mode: min}")
         return SearchSpace(
@@ -155,8 +159,8 @@ class _Resolver:
             objective=build(Objective, merged["objective"], "objective"),
             base=self.base,
             baseline=self._baseline(),
-            dimensions=dimensions,
-            points=self._points(dimensions),
+            dimensions=self._dimensions(),
+            points=(),
             stop=build(StopConfig, merged.get("stop", {}), "stop"),
             budget=build(Budget, merged.get("budget", {}), "budget"),
             resources=build(Resources, merged.get("resources", {}), "resources"),
@@ -236,7 +240,7 @@ class _Resolver:
             raise ConfigError(where, f"got {fraction:g}, allowed is above 0, at most 1")
         return max(1, math.floor(fraction * self.num_blocks + 0.5))
 
-    def _points(self, dimensions: tuple[Dimension, ...]) -> tuple[dict[str, Any], ...]:
+    def points(self, dimensions: tuple[Dimension, ...]) -> tuple[dict[str, Any], ...]:
         points = self.merged.get("points") or []
         if not isinstance(points, list):
             raise ConfigError("points", f"got {shown(points)}, allowed is a list of settings to try first")
