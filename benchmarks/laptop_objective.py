@@ -39,7 +39,11 @@ def specs(short: str, extractor: str) -> list[MetricSpec]:
     ]
     frechets = [
         MetricSpec(
-            name=f"frechet_{short}_pc{k}", extractor=extractor, distance="frechet", principal_directions=k, description=""
+            name=f"frechet_{short}_pc{k}",
+            extractor=extractor,
+            distance="frechet",
+            principal_directions=k,
+            description="",
         )
         for k in (16, 32, 64)
     ]
