@@ -139,7 +139,7 @@ def _teacher_tokens(config: ExperimentConfig, store: ImageCaptionStore, cache: P
         store.train,
         grid=config.model.token_grid(side, side),
         cache=cache,
-        split_fingerprint=f"{store.fingerprint}-train",
+        split_fingerprint=store.train.fingerprint,
         progress=report,
     )
 
@@ -154,7 +154,7 @@ def _build_suite(
     return build_suite(
         evaluation.metrics,
         images=_reference_images(heldout),
-        images_fingerprint=f"{store.fingerprint}-heldout",
+        images_fingerprint=store.heldout.fingerprint,
         prompts=prompts,
         sample_shape=(config.model.in_channels, config.data.resolution, config.data.resolution),
         noise_seed=evaluation.noise_seed,

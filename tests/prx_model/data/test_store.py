@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def test_null_text_is_the_encoding_of_the_empty_caption(small_store: ImageCaptio
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
     rng = np.random.default_rng(0)
     rows = [
         Row(
@@ -63,6 +65,10 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     ]
     tables = [pq.read_table(tmp_path / card.file) for card in cards]
     stored = [row for table in tables for row in table.to_pylist()]
+    changed = [replace(rows[0], caption="other"), rows[1]]
+    (other,) = write_shards(tmp_path / "other", changed)
+    assert other.content_sha256 != cards[0].content_sha256
+    assert write_shards(tmp_path / "other", rows[:2])[0].content_sha256 == cards[0].content_sha256
     assert [row["caption"] for row in stored] == [row.caption for row in rows]
     assert [row["num_text_tokens"] for row in stored] == [2, 3, 4, 5, 6]
     for row, got in zip(rows, stored, strict=True):
@@ -141,11 +147,11 @@ def test_manifest_says_what_it_was_made_of(small_store: ImageCaptionStore, small
 
 
 def test_fingerprint_covers_the_data_and_tells_the_splits_apart(small_store: ImageCaptionStore) -> None:
-    from dataclasses import replace
-
     manifest = small_store.manifest
-    shard = replace(manifest.shards[0], sha256="0" * 64)
-    assert replace(manifest, shards=(shard,)).fingerprint != manifest.fingerprint
+    packed_otherwise = replace(manifest.shards[0], sha256="0" * 64)
+    assert replace(manifest, shards=(packed_otherwise,)).fingerprint == manifest.fingerprint
+    other_rows = replace(manifest.shards[0], content_sha256="0" * 64)
+    assert replace(manifest, shards=(other_rows,)).fingerprint != manifest.fingerprint
     assert replace(manifest, settings={}).fingerprint != manifest.fingerprint
     prints = {small_store.fingerprint, small_store.train.fingerprint, small_store.heldout.fingerprint}
     assert len(prints) == 3
