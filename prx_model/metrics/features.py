@@ -43,8 +43,8 @@ class FeatureExtractor(Frozen):
         self.freeze()
 
     @torch.no_grad()
-    def forward(self, image: UInt8[Tensor, "B 3 R R"]) -> Float[Tensor, "B F"]:
-        """Raw features, not normalised. Raises ValueError on anything but uint8 RGB."""
+    def forward(self, image: Tensor) -> Float[Tensor, "B F"]:
+        """Raw features, not normalised, of uint8 RGB images [B, 3, R, R]. Raises ValueError on anything else."""
         if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(
                 f"{self.name} got {image.dtype} of shape {tuple(image.shape)}; it takes uint8 RGB, [B, 3, R, R]. "

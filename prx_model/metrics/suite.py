@@ -191,7 +191,7 @@ class MetricSuite:
         """How often each rank makes a batch until there are `num_samples` samples between them."""
         return -(-num_samples // (self.batch_size * world_size))
 
-    def _generate(self, generate: Generate, batch: int) -> UInt8[Tensor, "B 3 R R"]:
+    def _generate(self, generate: Generate, batch: int) -> Tensor:
         first = batch * self.batch_size
         # Past the end the first samples come again, only to fill the batch; evaluate() cuts them off.
         indices = [i % self.num_samples for i in range(first, first + self.batch_size)]

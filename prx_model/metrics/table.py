@@ -43,9 +43,7 @@ class MetricSpec:
         if self.distance not in ("frechet", "mmd"):
             raise ValueError(f"metric {self.name!r}: distance {self.distance!r}; allowed: 'frechet', 'mmd'")
         if (self.distance == "mmd") != (self.sigma is not None):
-            raise ValueError(
-                f"metric {self.name!r}: sigma {self.sigma} with {self.distance}; an mmd has one, a frechet none"
-            )
+            raise ValueError(f"metric {self.name!r}: sigma {self.sigma} with {self.distance}; only an mmd has one")
         if self.distance == "mmd" and self.principal_directions is not None:
             raise ValueError(f"metric {self.name!r}: principal directions belong to a frechet distance; leave them out")
 
