@@ -106,7 +106,7 @@ def prepare(config: ExperimentConfig, cache: Path, progress: Progress | None = N
     store = open_store(config.data, cache, progress)
     if config.repa is not None:
         _teacher_tokens(config, store, cache, progress)
-    _build_suite(config, store, cache, "cpu")
+    _build_suite(config, store, cache, "cpu", Workers())
 
 
 def open_store(data: DataConfig, cache: Path, progress: Progress | None = None) -> ImageCaptionStore:
@@ -145,17 +145,12 @@ def _teacher_tokens(config: ExperimentConfig, store: ImageCaptionStore, cache: P
 
 
 def _build_suite(
-    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str
+    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str, workers: Workers
 ) -> MetricSuite:
     from prx_model.metrics.suite import Prompts, build_suite
 
     evaluation, heldout = config.evaluation, store.heldout
-    rows = torch.arange(evaluation.num_samples) % len(heldout)
-    prompts = Prompts(
-        text=heldout.text[rows],
-        text_mask=heldout.text_mask[rows],
-        captions=[heldout.captions[int(row)] for row in rows],
-    )
+    prompts = Prompts(text=heldout.text, text_mask=heldout.text_mask, captions=list(heldout.captions))
     return build_suite(
         evaluation.metrics,
         images=_reference_images(heldout),
@@ -167,6 +162,9 @@ def _build_suite(
         batch_size=evaluation.batch_size,
         cache=cache,
         device=device,
+        rank=workers.rank,
+        world_size=workers.world_size,
+        gather=workers.gather,
     )
 
 
@@ -195,12 +193,7 @@ class Experiment:
                 pixels = sample(model, noise, text, text_mask, null_text=null_text, config=config)
                 return pixels_to_images(pixels)
 
-            return self.suite.evaluate(
-                generate,
-                rank=self.workers.rank,
-                world_size=self.workers.world_size,
-                gather=self.workers.gather,
-            )
+            return self.suite.evaluate(generate)
 
         return train(
             self.state,
@@ -229,6 +222,7 @@ def open_experiment(
         )
     store = open_store(config.data, cache)
     tokens = None if config.repa is None else _teacher_tokens(config, store, cache)
+    workers = workers or Workers()
     state = TrainState(build_objective(config, store.null_text).to(device), config.training)
     if checkpoint is not None:
         state.load(checkpoint)
@@ -236,8 +230,8 @@ def open_experiment(
         config=config,
         state=state,
         reader=BatchReader(store.train, config.training.batch_size, config.seed, teacher_tokens=tokens),
-        suite=_build_suite(config, store, cache, device),
-        workers=workers or Workers(),
+        suite=_build_suite(config, store, cache, device, workers),
+        workers=workers,
     )
 
 

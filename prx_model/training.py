@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from prx_model.batch import Batch
 from prx_model.distributed import Workers
 from prx_model.flow import TimestepLaw, draw
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from prx_model.metrics.suite import SuiteResult
+from prx_model.metrics.suite import SuiteResult
 from prx_model.model import PRX
 from prx_model.objective import LossTerms, TrainingObjective
 
@@ -115,6 +112,7 @@ class Evaluation:
     eval_s: float
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless, resumable source of global batches."""
 

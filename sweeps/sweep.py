@@ -68,6 +68,7 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=remaining,
+                reuse_actors=True,  # the driver of a trial is a process that imports torch: one serves several
                 max_concurrent_trials=cluster.concurrent_trials(resources),
                 trial_name_creator=lambda trial: trial.config.get("planned", {}).get("trial", trial.trial_id),
                 trial_dirname_creator=lambda trial: trial.trial_id,

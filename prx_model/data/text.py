@@ -57,7 +57,7 @@ class MiniLmEncoder:
     @torch.no_grad()
     def __call__(
         self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None
-    ) -> list[Float[Tensor, "L E"]]:
+    ) -> list[Float[Tensor, "_ E"]]:
         """The float32 token states of each caption, in the order given; `progress(done, total)` after each batch."""
         if not captions:
             return []
