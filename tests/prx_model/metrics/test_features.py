@@ -169,7 +169,7 @@ def tiny_dinov2() -> nn.Module:
 
 
 def test_clip_features_are_the_projected_embeddings_of_openais_normalisation() -> None:
-    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     model = tiny_clip().eval()
     extractor = clip_extractor(model)
