@@ -148,8 +148,9 @@ class TrainState:
             return
         assert self.ema_decay is not None
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged, current = list(self.averaged.parameters()), list(self.objective.model.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        averaged: list[Tensor] = [*self.averaged.parameters()]
+        current: list[Tensor] = [*self.objective.model.parameters()]
+        torch._foreach_lerp_(averaged, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def save(self, folder: Path) -> None:
         """Write state.pt. The caller makes the folder visible as a whole."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.space import Resources, SpaceError, profiles_of, resolve
+from sweeps.space import Resources, SpaceError
+from sweeps.space_file import profiles_of, resolve
 
 if TYPE_CHECKING:
     from typing import Any

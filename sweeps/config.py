@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 from prx_model.experiment import ExperimentConfig
+
+LONGEST_LIST = 40  # names that one message lists
+LONGEST_VALUE = 120  # characters of a value that one message shows
 
 
 class ConfigError(ValueError):
@@ -30,19 +35,18 @@ def load_config(settings: Mapping[str, Any]) -> ExperimentConfig:
 def build(cls: type, settings: Any, path: str) -> Any:
     """One dataclass from one mapping, strictly: unknown keys, wrong types and impossible values are refused."""
     if not isinstance(settings, Mapping):
-        raise ConfigError(path, f"got {settings!r}, allowed is a section with {listing(_names(cls))}")
-    hints = typing.get_type_hints(cls)
+        raise ConfigError(path, f"got {shown(settings)}, allowed is a section with {listing(_names(cls))}")
+    hints = _hints(cls)
     for key in settings:
         if key not in hints:
             raise ConfigError(_join(path, str(key)), f"no such setting{nearest(str(key), _names(cls))}")
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in settings]
+    if missing:
+        raise ConfigError(path, f"missing {listing(missing)}")
     values = {key: _convert(hints[key], value, _join(path, key)) for key, value in settings.items()}
     try:
         return cls(**values)
-    except TypeError as error:
-        missing = [f.name for f in fields(cls) if f.name not in values and f.default is f.default_factory]
-        raise ConfigError(path, f"missing {listing(missing)}") from error
-    except ConfigError:
-        raise
     except ValueError as error:
         raise _placed(error, cls, path) from error
 
@@ -50,31 +54,42 @@ def build(cls: type, settings: Any, path: str) -> Any:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """The value as the annotation asks for it, or a ConfigError."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None:
-        if type(None) in options:
-            return None
-        raise ConfigError(path, f"got null, allowed is {_spoken(options[0])}")
     kind = next(option for option in options if option is not type(None))
-    if is_dataclass(kind):
+    if value is None and type(None) in options:
+        return None
+    if is_dataclass(kind) and value is not None:
         return build(typing.cast(type, kind), value, path)
-    if typing.get_origin(kind) is tuple:
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return _convert_tuple(kind, value, path)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, path)
     if type(value) is not kind:
-        raise ConfigError(path, f"got {value!r}, allowed is {_spoken(kind)}")
+        or_null = " or null" if type(None) in options else ""
+        raise ConfigError(path, f"got {shown(value)}, allowed is {_spoken(kind)}{or_null}")
     return value
 
 
-def _convert_tuple(kind: Any, value: Any, path: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise ConfigError(path, f"got {value!r}, allowed is a list")
+def _convert_tuple(kind: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
     hints = typing.get_args(kind)
     if hints[-1] is Ellipsis:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
-        raise ConfigError(path, f"got {len(value)} values, allowed are {len(hints)}")
+        raise ConfigError(path, f"got {shown(value)} of length {len(value)}, allowed is a list of length {len(hints)}")
     return tuple(_convert(hint, item, f"{path}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
+
+
+def _finite(value: float, path: str) -> float:
+    if not is_finite(value):
+        raise ConfigError(path, f"got {shown(value)}, allowed is a finite number")
+    return float(value)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number, of any size, is one that a float can hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _placed(error: ValueError, cls: type, path: str) -> ConfigError:
@@ -86,8 +101,8 @@ def _placed(error: ValueError, cls: type, path: str) -> ConfigError:
 
 
 def override(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested `settings` with dotted paths set: {'repa.weight': 0.5}, or {'repa': None}."""
-    result = json.loads(json.dumps(settings))
+    """A copy of nested `settings` with dotted paths set, in order: {'repa.weight': 0.5}, or {'repa': None}."""
+    result = copied(settings)
     for path, value in overrides.items():
         *parents, leaf = path.split(".")
         section = result
@@ -96,15 +111,24 @@ def override(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
                 section[parent] = {}
             section = section[parent]
             if not isinstance(section, dict):
-                raise ConfigError(path, f"{parent} is a value, not a section")
-        section[leaf] = value
+                raise ConfigError(path, f"{parent} is {shown(section)}, not a section")
+        section[leaf] = copied(value)
     return result
+
+
+def copied(value: Any) -> Any:
+    """A deep copy as dicts with text keys and lists; nothing is shared with the original but immutable values."""
+    if isinstance(value, Mapping):
+        return {str(key): copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [copied(item) for item in value]
+    return value
 
 
 def setting_paths(cls: type = ExperimentConfig, prefix: str = "") -> list[str]:
     """Every dotted path that can be set, sections included."""
     paths = []
-    for name, hint in typing.get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         path = _join(prefix, name)
         paths.append(path)
         for option in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
@@ -135,14 +159,26 @@ def _numbers_alike(value: Any) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'; nearest is X', or the list of what is allowed where nothing is near."""
+    """What is allowed and what may be meant: '; allowed is A, B; nearest is A'. Of a long list, the nearest only."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; nearest is {close[0]}" if close else f"; allowed is {listing(known)}"
+    few = len(known) <= LONGEST_LIST
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if few else 0)
+    return (f"; allowed is {listing(known)}" if few else "") + (f"; nearest is {close[0]}" if close else "")
 
 
-def listing(names: Iterable[str]) -> str:
-    return ", ".join(names)
+def listing(names: Iterable[Any]) -> str:
+    return ", ".join(map(str, names))
+
+
+def shown(value: Any) -> str:
+    """A value as it was given, short enough for one line."""
+    text = {None: "null", True: "true", False: "false"}[value] if value is None or type(value) is bool else repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _names(cls: type) -> list[str]:

@@ -1,14 +1,15 @@
 """The ledger: one append-only file per trial, the only truth about a sweep.
 
 Three kinds of row: `start` (what the trial is), `evaluation` (what was measured and decided), `end` (how it ended).
-A row is one line of JSON, written with a single write and fsync: after a kill there is the whole line, or a torn last line that
-readers skip. After a resume an evaluation can stand there twice, because its row is written before its checkpoint
-(the other order could lose it); readers take the later one.
+A row is one line of JSON, written with a single write and fsync: after a kill there is the whole line, or a torn last
+line that readers skip. After a resume an evaluation can stand there twice, because its row is written before its
+checkpoint (the other order could lose it); readers take the later one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -112,24 +113,28 @@ class Ledger:
         self.paths = paths
 
     def append(self, row: Row) -> None:
-        """Write one row, durably. Rows of one trial come from one writer at a time."""
+        """Write one row, durably. Rows of one trial come from one writer at a time. A NaN is a ValueError."""
         path = self.paths.trial_ledger(row.trial)
-        line = json.dumps(asdict(row), allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        torn = path.exists() and not _ends_with_newline(path)
+        line = _line(row)
+        new = not path.exists()
+        if not new and not _ends_with_newline(path):
+            line = b"\n" + line  # the torn line becomes one of its own
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            written = os.write(descriptor, (b"\n" if torn else b"") + line)
+            written = os.write(descriptor, line)
             if written < len(line):
                 raise OSError(f"{path}: only {written} of {len(line)} bytes could be written: is the disk full?")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if new:
+            _sync_folder(path.parent)
 
     def rows(self, trial: str) -> list[Row]:
         """All rows of a trial in the order of writing. A torn line is skipped: its row will be written again."""
         path = self.paths.trial_ledger(trial)
         lines = path.read_bytes().split(b"\n") if path.exists() else []
-        return [row for line in lines if line and (row := _parse(line)) is not None]
+        return [row for line in lines if line and (row := _parse(line, path)) is not None]
 
     def trials(self) -> list[str]:
         """Names of all trials that were started, in the order of their start."""
@@ -175,12 +180,24 @@ def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
     return row
 
 
-def _parse(line: bytes) -> Row | None:
+def _line(row: Row) -> bytes:
+    try:
+        return json.dumps(asdict(row), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    except ValueError as error:
+        numbers = {**asdict(row), **(row.metrics if isinstance(row, EvaluationRow) else {})}
+        odd = [f"{name} is {n}" for name, n in numbers.items() if isinstance(n, float) and not math.isfinite(n)]
+        raise ValueError(f"{', '.join(odd) or error}; allowed are finite numbers") from error
+
+
+def _parse(line: bytes, path: Path) -> Row | None:
     try:
         row = json.loads(line)
     except ValueError:
         return None
-    return _KINDS[row["kind"]](**row)
+    try:
+        return _KINDS[row["kind"]](**row)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a row of this version's ledger: {line[:80]!r}") from error
 
 
 def _ends_with_newline(path: Path) -> bool:
@@ -189,3 +206,12 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name as durable as its content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,10 +2,10 @@
 
 At a step that the baseline has reached, the gap is
     (log metric of the candidate - mean of the baseline's log metrics) / (spread * sqrt(1 + 1/n)),
-positive where the candidate is worse: the difference in units of its own standard deviation under "no difference", with n
-baseline seeds. The logarithm makes the units relative, because a metric's noise scales with its size ("The FID Lottery",
-arXiv 2606.20536). The spread is the standard deviation between seeds, pooled over the steps, so that two seeds which happen to
-agree at one step do not pretend to a spread of zero; below three seeds it is never taken under 1 %.
+positive where the candidate is worse: the difference in units of its own standard deviation under "no difference", with
+n baseline seeds. The logarithm makes the units relative, because a metric's noise scales with its size ("The FID
+Lottery", arXiv 2606.20536). The spread is the standard deviation between seeds, pooled over the steps, so that two
+seeds which happen to agree at one step do not pretend to a spread of zero; below three seeds it is at least 1 %.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Curve = Mapping[int, float]  # step -> metric value
 FLOOR = 0.01  # relative; 1 to 2 % is what FID moves between training seeds
 FLOOR_BELOW_SEEDS = 3
 MIN_SEEDS = 2
+ROUNDING = 1e-9  # relative; anything smaller is arithmetic, not training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,8 @@ def compare(candidate: Curve, baselines: Sequence[Curve], *, mode: str = "min") 
         # A value of 0 or below (an unbiased MMD can be) is better than anything a logarithm can say.
         log_mean = statistics.fmean(map(math.log, at_step))
         difference = math.log(value) - log_mean if value > 0 else -math.inf
+        if abs(difference) < ROUNDING:
+            difference = 0.0
         worse = difference if mode == "min" else -difference
         units = worse / (spread * math.sqrt(1 + 1 / len(at_step)))
         gaps.append(
@@ -139,8 +142,8 @@ def pooled_spread(baselines: Sequence[Curve]) -> float | None:
     if not freedom:
         return None
     spread = math.sqrt(squares / freedom)
-    # Exactly equal curves would make every other curve infinitely worse: the floor then holds for any number of seeds.
-    return max(spread, FLOOR) if most_seeds < FLOOR_BELOW_SEEDS or spread == 0 else spread
+    # Equal curves would make every other curve infinitely worse: the floor then holds for any number of seeds.
+    return max(spread, FLOOR) if most_seeds < FLOOR_BELOW_SEEDS or spread < ROUNDING else spread
 
 
 def _strikes(gaps: Sequence[float], margin: float) -> int:

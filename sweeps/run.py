@@ -22,7 +22,8 @@ from rich.console import Console  # noqa: E402
 from sweeps import cluster  # noqa: E402
 from sweeps.config import ConfigError  # noqa: E402
 from sweeps.ledger import FAILED  # noqa: E402
-from sweeps.space import SearchSpace, SpaceError, read_space, resolve, with_budget  # noqa: E402
+from sweeps.space import SearchSpace, SpaceError  # noqa: E402
+from sweeps.space_file import read_space, resolve, with_budget  # noqa: E402
 from sweeps.storage import SweepPaths  # noqa: E402
 
 EXIT_TRIAL_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130

@@ -1,4 +1,7 @@
-"""Which trial comes next: unfinished ones, then baseline seeds, then what Optuna suggests. Rebuilt from the ledger at every start."""
+"""Which trial comes next: what is unfinished, then baseline seeds, then what Optuna suggests.
+
+Rebuilt from the ledger at every start of a sweep.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ray.tune.result import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
 from sweeps.config import fingerprint, to_plain
@@ -50,6 +54,11 @@ def candidate_name(number: int) -> str:
     return f"candidate-{number:03d}"
 
 
+def _next_number(candidates: Sequence[TrialRecord]) -> int:
+    """One above the highest: a name is never given twice, whatever is missing from the ledger."""
+    return max((int(record.trial.rpartition("-")[2]) for record in candidates), default=-1) + 1
+
+
 def unfinished(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.end is None]
 
@@ -73,8 +82,9 @@ def num_open(space: SearchSpace, records: Sequence[TrialRecord]) -> int:
 class SweepSearch(Searcher):
     """Tune's searcher: a queue of known trials in front of Ray's OptunaSearch.
 
-    Optuna's study holds the candidates only, and is rebuilt from the ledger: finished ones as complete, stopped ones as pruned
-    with their intermediate values, failed ones as failed. Unfinished candidates are enqueued, so that Optuna knows of them.
+    Optuna's study holds the candidates only, and is rebuilt from the ledger: finished ones as complete, stopped ones as
+    pruned with their intermediate values, failed ones as failed. Unfinished candidates are enqueued, so that Optuna
+    knows of them; points to try first come after them.
     """
 
     def __init__(self, space: SearchSpace, ledger: Ledger) -> None:
@@ -82,11 +92,12 @@ class SweepSearch(Searcher):
         self.space, self.ledger = space, ledger
         records = ledger.records()
         candidates = [record for record in records if not record.is_baseline]
-        self.num_candidates = len(candidates)
+        self.num_candidates, self.next_number = len(candidates), _next_number(candidates)
         self.queue = deque(_again(r) for r in unfinished(records) if r.is_baseline)
         self.queue.extend(missing_baselines(space, records))
         self.queue.extend(_again(record) for record in unfinished(candidates))
         self.names: dict[str, Planned] = {}  # Tune's trial id -> the trial
+        self.num_told: dict[str, int] = {}  # Tune's trial id -> evaluations that Optuna knows of
         self.optuna = self._study(candidates)
 
     def _study(self, candidates: Sequence[TrialRecord]) -> OptunaSearch:
@@ -131,22 +142,28 @@ class SweepSearch(Searcher):
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        planned = self.queue.popleft() if self.queue else self._next_candidate(trial_id)
+        planned = self._next_known(trial_id) if self.queue else self._next_candidate(trial_id)
         if planned is None:
             return Searcher.FINISHED
-        if planned.role == CANDIDATE and trial_id not in self.optuna._ot_trials:
-            self.optuna.suggest(trial_id)  # takes the enqueued point of an unfinished candidate
         self.names[trial_id] = planned
         self._record_start(planned)
         return {"planned": {"trial": planned.trial, "role": planned.role, "config": self._config(planned)}}
+
+    def _next_known(self, trial_id: str) -> Planned:
+        planned = self.queue.popleft()
+        if planned.role == CANDIDATE:
+            # Optuna's queue began with the same candidates in the same order, so it hands out this one's own settings.
+            taken = self.optuna.suggest(trial_id)
+            assert taken == dict(planned.overrides), (planned.trial, taken)
+        return planned
 
     def _next_candidate(self, trial_id: str) -> Planned | None:
         if self.num_candidates >= self.space.budget.candidates:
             return None
         overrides = self.optuna.suggest(trial_id)
         assert isinstance(overrides, dict), overrides
-        name = candidate_name(self.num_candidates)
-        self.num_candidates += 1
+        name = candidate_name(self.next_number)
+        self.num_candidates, self.next_number = self.num_candidates + 1, self.next_number + 1
         return Planned(trial=name, role=CANDIDATE, seed=self.space.first_seed, overrides=overrides)
 
     def _config(self, planned: Planned) -> dict[str, Any]:
@@ -173,16 +190,24 @@ class SweepSearch(Searcher):
         )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if self._is_candidate(trial_id):
-            record = self.ledger.record(self.names[trial_id].trial)
-            position = len(record.evaluations) - 1 if record else 0
-            # Tune's own iteration restarts at 1 after a resume; the position in the curve does not.
-            self.optuna.on_trial_result(trial_id, {**result, "training_iteration": position})
+        self._tell_evaluations(trial_id)
+
+    def _tell_evaluations(self, trial_id: str) -> TrialRecord | None:
+        """Tell Optuna what the ledger has on a candidate and Optuna has not. Returns the record."""
+        if not self._is_candidate(trial_id):
+            return None
+        record = self.ledger.record(self.names[trial_id].trial)
+        values = list(record.curve(self.space.objective.metric).values()) if record else []
+        # Tune's own iteration restarts at 1 after a resume; the position in the curve does not.
+        for position in range(self.num_told.get(trial_id, 0), len(values)):
+            self.optuna.on_trial_result(trial_id, {self.metric: values[position], TRAINING_ITERATION: position})
+        self.num_told[trial_id] = len(values)
+        return record
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not self._is_candidate(trial_id):
             return
-        record = self.ledger.record(self.names[trial_id].trial)
+        record = self._tell_evaluations(trial_id)
         outcome = record.outcome if record else None
         if record is not None and outcome == FINISHED:
             curve = record.curve(self.space.objective.metric)

@@ -17,10 +17,15 @@ install_import_hook("prx_model", "tests.typechecker.checked")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from prx_model.model import MODELS, PRXConfig
 
 torch.set_num_threads(1)
+
+# A busy machine is no reason to fail; and the same commit always runs the same examples.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture

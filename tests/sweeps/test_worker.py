@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer
 from prx_model.experiment import prepare
 from sweeps.config import fingerprint, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger, Start
-from sweeps.space import load_space
+from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
 from sweeps.worker import Task, train_trial
 

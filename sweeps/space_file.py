@@ -1,0 +1,293 @@
+"""A search-space file -> SearchSpace: the profile laid over the file, every section checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prx_model.model import MODELS
+from sweeps.config import (
+    ConfigError,
+    build,
+    copied,
+    is_finite,
+    listing,
+    load_config,
+    nearest,
+    override,
+    setting_paths,
+    shown,
+    to_plain,
+)
+from sweeps.rule import StopConfig
+from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
+from sweeps.space_checks import check_points, check_trials
+
+__all__ = ["SpaceError", "load_space", "profiles_of", "read_space", "resolve", "with_budget"]
+
+SECTIONS = ("model", "data", "training", "evaluation", "repa", "seed")  # of one trial
+SWEEP_KEYS = ("question", "objective", "baseline", "space", "points", "stop", "budget", "resources", "profiles")
+KINDS = ("choice", "uniform", "log_uniform", "int", "fraction")
+FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
+# Equal for all trials of a sweep: what a trial is compared by, and the seed, which the sweep gives out.
+SHARED = ("seed", "data", "evaluation", "training.steps", "training.eval_every_steps")
+
+
+def load_space(file: Path, profile: str) -> SearchSpace:
+    """Read and check a search-space file under one of its profiles. Raises SpaceError."""
+    return resolve(read_space(file), file=file, profile=profile)
+
+
+def read_space(file: Path) -> dict[str, Any]:
+    """The file as a plain mapping. Raises SpaceError where it is missing, empty or no YAML mapping."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        if not file.is_file():
+            there = "a folder" if file.is_dir() else "no such file"
+            raise SpaceError(f"{file}: {there}; allowed is a search-space file, such as search_spaces/repa.yaml")
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except SpaceError:
+        raise
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise SpaceError(f"{file}: {where}not YAML: {_one_line(getattr(error, 'problem', None) or error)}") from error
+    except RecursionError as error:
+        raise SpaceError(f"{file}: sections lie too deep inside each other, or refer to themselves") from error
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise SpaceError(f"{file}: {_one_line(error)}") from error
+    if not content:
+        raise SpaceError(f"{file}: the file is empty; needed are at least objective, baseline, space and profiles")
+    if not isinstance(content, dict):
+        raise SpaceError(f"{file}: got a {type(content).__name__}, allowed is a mapping with {listing(SWEEP_KEYS)}")
+    return copied(content)
+
+
+def profiles_of(content: Mapping[str, Any]) -> list[str]:
+    profiles = content.get("profiles")
+    return [str(name) for name in profiles] if isinstance(profiles, Mapping) else []
+
+
+def resolve(content: Mapping[str, Any], *, file: Path, profile: str) -> SearchSpace:
+    """Apply the profile and check everything. Raises SpaceError."""
+    try:
+        resolver = _Resolver(_with_profile(copied(content), profile), file, profile)
+        space = resolver.space()
+        check_trials(space)
+        # Only now: a point is measured by its dimensions, which must be sound themselves.
+        space = replace(space, points=resolver.points(space.dimensions))
+        check_points(space)
+    except ConfigError as error:
+        raise SpaceError(f"{file}: {_one_line(error)}") from error
+    return space
+
+
+def with_budget(space: SearchSpace, *, candidates: int | None) -> SearchSpace:
+    """The same sweep with another number of candidates."""
+    if candidates is None:
+        return space
+    try:
+        return replace(space, budget=replace(space.budget, candidates=candidates))
+    except ValueError as error:
+        raise SpaceError(f"--candidates: {error}") from error
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _with_profile(content: dict[str, Any], profile: str) -> dict[str, Any]:
+    """The file's content with the profile's settings laid over it."""
+    allowed = (*SWEEP_KEYS, *SECTIONS)
+    for key in content:
+        if key not in allowed:
+            raise ConfigError(key, f"no such setting{nearest(key, allowed)}")
+    names = profiles_of(content)
+    if profile not in names:
+        raise ConfigError("profiles", f"got {profile!r}, allowed is {listing(names) or 'nothing: the file has none'}")
+    settings = content.pop("profiles")[profile]
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"profiles.{profile}", f"got {shown(settings)}, allowed is a section")
+    # A whole section first, then the single values inside it, in whatever order they were written.
+    for key in sorted(settings, key=lambda key: "." in key):
+        _lay_over(content, key, settings[key], f"profiles.{profile}.{key}", allowed)
+    return content
+
+
+def _lay_over(merged: dict[str, Any], key: str, value: Any, path: str, allowed: tuple[str, ...]) -> None:
+    """Set one entry of a profile. A dotted key sets one value below a section ('space.repa.teacher', 'stop.margin')."""
+    section, dot, rest = key.partition(".")
+    if section not in allowed or section == "profiles" or (dot and not rest):
+        raise ConfigError(path, f"no such setting{nearest(section, [name for name in allowed if name != 'profiles'])}")
+    if not rest:
+        merged[section] = value
+        return
+    holder = merged.get(section)
+    if holder is None:
+        holder = {}
+    if not isinstance(holder, dict):
+        raise ConfigError(path, f"{section} is {shown(holder)}, not a section")
+    # The keys of `space` and `baseline` are themselves dotted paths.
+    flat = section in ("space", "baseline")
+    merged[section] = {**holder, rest: value} if flat else override(holder, {rest: value})
+
+
+class _Resolver:
+    """One merged file on its way to a SearchSpace; each method checks one section."""
+
+    def __init__(self, merged: dict[str, Any], file: Path, profile: str) -> None:
+        self.merged, self.file, self.profile = merged, file, profile
+        self.base, self.num_blocks = self._base()
+        self.paths = setting_paths()
+
+    def space(self) -> SearchSpace:
+        """Everything but the points."""
+        merged = self.merged
+        if "objective" not in merged:
+            raise ConfigError("objective", "missing, needed is a section such as {metric: fid, mode: min}")
+        return SearchSpace(
+            file=str(self.file),
+            name=self.file.stem,
+            profile=self.profile,
+            question=self._question(),
+            objective=build(Objective, merged["objective"], "objective"),
+            base=self.base,
+            baseline=self._baseline(),
+            dimensions=self._dimensions(),
+            points=(),
+            stop=build(StopConfig, merged.get("stop", {}), "stop"),
+            budget=build(Budget, merged.get("budget", {}), "budget"),
+            resources=build(Resources, merged.get("resources", {}), "resources"),
+        )
+
+    def _base(self) -> tuple[dict[str, Any], int]:
+        """A trial's settings, with a model's name replaced by its configuration; and the number of its blocks."""
+        base = {key: self.merged[key] for key in SECTIONS if key in self.merged}
+        model = base.get("model")
+        if isinstance(model, str):
+            if model not in MODELS:
+                raise ConfigError("model", f"got {shown(model)}{nearest(model, MODELS)}")
+            base["model"] = to_plain(MODELS[model])
+        if not isinstance(base.get("repa"), Mapping | None):
+            raise ConfigError("repa", f"got {shown(base['repa'])}, allowed is a section or null")
+        # A candidate's `repa` is whole only with what is searched; check_trials builds those.
+        config = load_config(override(base, {"repa": None}))
+        return copied(base), config.model.depth
+
+    def _question(self) -> str:
+        question = self.merged.get("question")
+        if not isinstance(question, str | None):
+            raise ConfigError("question", f"got {shown(question)}, allowed is a text")
+        return (question or "").strip()
+
+    def _baseline(self) -> dict[str, Any]:
+        overrides = self.merged.get("baseline")
+        if not isinstance(overrides, Mapping) or not overrides:
+            raise ConfigError("baseline", f"got {shown(overrides)}, allowed is a section such as {{repa: null}}")
+        for path in overrides:
+            self._check_path(path, f"baseline.{path}")
+        return dict(overrides)
+
+    def _check_path(self, path: str, where: str) -> None:
+        if path not in self.paths:
+            raise ConfigError(where, f"no such setting{nearest(path, self.paths)}")
+        for shared in SHARED:
+            if _inside(path, shared) or _inside(shared, path):
+                problem = f"{shared} is the same for all trials of a sweep, so that they compare"
+                raise ConfigError(where, f"{problem}; allowed is any setting outside {listing(SHARED)}")
+
+    def _dimensions(self) -> tuple[Dimension, ...]:
+        searched = self.merged.get("space")
+        if not isinstance(searched, Mapping) or not searched:
+            raise ConfigError(
+                "space", f"got {shown(searched)}, allowed is a section of settings, each with one of {listing(KINDS)}"
+            )
+        for path in searched:
+            self._check_path(path, f"space.{path}")
+            for other in searched:
+                if path != other and _inside(path, other):
+                    raise ConfigError(f"space.{path}", f"lies inside {other}, which is searched too; allowed is one")
+        return tuple(self._dimension(path, spec, f"space.{path}") for path, spec in searched.items())
+
+    def _dimension(self, path: str, spec: Any, where: str) -> Dimension:
+        if not isinstance(spec, Mapping) or len(spec) != 1:
+            raise ConfigError(
+                where, f"got {shown(spec)}, allowed is one of {listing(KINDS)}, as in {{log_uniform: [0.05, 2.0]}}"
+            )
+        kind, value = next(iter(spec.items()))
+        where = f"{where}.{kind}"
+        if kind not in KINDS:
+            raise ConfigError(where, f"no such range{nearest(kind, KINDS)}")
+        if kind == "choice":
+            return Dimension(path=path, kind="choice", values=_choices(value, where))
+        low, high = _range(value, where, kind)
+        if kind == "fraction":
+            low, high = (self._of_fraction(path, end, where) for end in (low, high))
+        whole = kind in ("int", "fraction")
+        return Dimension(path=path, kind="int" if whole else "float", low=low, high=high, log=kind == "log_uniform")
+
+    def _of_fraction(self, path: str, fraction: float, where: str) -> int:
+        """The whole number, at least 1, that is nearest to the fraction of its reference (halves go up)."""
+        if path not in FRACTION_OF:
+            raise ConfigError(where, f"got a fraction, which is allowed for {listing(FRACTION_OF)} only")
+        if not 0 < fraction <= 1:
+            raise ConfigError(where, f"got {fraction:g}, allowed is above 0, at most 1")
+        return max(1, math.floor(fraction * self.num_blocks + 0.5))
+
+    def points(self, dimensions: tuple[Dimension, ...]) -> tuple[dict[str, Any], ...]:
+        points = self.merged.get("points") or []
+        if not isinstance(points, list):
+            raise ConfigError("points", f"got {shown(points)}, allowed is a list of settings to try first")
+        resolved = [self._point(point, dimensions, f"points[{i}]") for i, point in enumerate(points)]
+        for i, point in enumerate(resolved):
+            if point in resolved[:i]:
+                raise ConfigError(f"points[{i}]", f"the same trial as points[{resolved.index(point)}]; allowed is once")
+        return tuple(resolved)
+
+    def _point(self, point: Any, dimensions: tuple[Dimension, ...], where: str) -> dict[str, Any]:
+        names = [dimension.path for dimension in dimensions]
+        if not isinstance(point, Mapping) or sorted(point) != sorted(names):
+            raise ConfigError(where, f"got {shown(point)}, allowed is one value for each of {listing(names)}")
+        resolved = {}
+        for dimension in dimensions:
+            value, path = point[dimension.path], f"{where}.{dimension.path}"
+            if dimension.path in FRACTION_OF and dimension.kind == "int" and isinstance(value, float):
+                value = self._of_fraction(dimension.path, value, path)
+            if not dimension.holds(value):
+                raise ConfigError(path, f"got {shown(value)}, allowed is {dimension}")
+            resolved[dimension.path] = float(value) if dimension.kind == "float" else value
+        return resolved
+
+
+def _inside(path: str, section: str) -> bool:
+    return path == section or path.startswith(f"{section}.")
+
+
+def _choices(values: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(values, list) or not values:
+        raise ConfigError(where, f"got {shown(values)}, allowed is a list of at least one value")
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ConfigError(where, f"got {shown(value)} twice, allowed is once")
+    return tuple(values)
+
+
+def _range(value: Any, where: str, kind: str) -> tuple[float, float]:
+    numbers = isinstance(value, list) and len(value) == 2 and all(type(end) in (int, float) for end in value)
+    if not numbers or not all(map(is_finite, value)):
+        raise ConfigError(where, f"got {shown(value)}, allowed is [low, high], two finite numbers")
+    low, high = value
+    if kind == "int" and not (type(low) is int and type(high) is int):
+        raise ConfigError(where, f"got {shown(value)}, allowed are two integers")
+    if not low < high:
+        raise ConfigError(where, f"got low {low:g} and high {high:g}, allowed is low below high")
+    if kind == "log_uniform" and low <= 0:
+        raise ConfigError(where, f"got low {low:g}, allowed is above 0 for a logarithmic range")
+    # Optuna's numbers from such a range are floats, and so must be what is checked.
+    return (low, high) if kind == "int" else (float(low), float(high))

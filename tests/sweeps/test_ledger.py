@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sweeps.ledger import (
+    BASELINE,
+    CANDIDATE,
+    FAILED,
+    FINISHED,
+    STOPPED,
+    End,
+    EvaluationRow,
+    Ledger,
+    Start,
+    verdict_row,
+)
+from sweeps.rule import Verdict
+from sweeps.space import SpaceError
+from sweeps.storage import SweepPaths
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    paths = SweepPaths(tmp_path / "sweep")
+    paths.create()
+    return Ledger(paths)
+
+
+def start_row(trial="candidate-000", role=CANDIDATE, **change) -> Start:
+    row = Start(trial=trial, role=role, seed=3, overrides={"repa.weight": 0.1}, fingerprint="abc", num_steps=100)
+    return replace(row, **change)
+
+
+def evaluation_row(step: int, trial="candidate-000", fid=10.0, **change) -> EvaluationRow:
+    row = EvaluationRow(
+        trial=trial,
+        step=step,
+        metrics={"fid": fid, "cmmd": 0.5},
+        num_samples=64,
+        flow_loss=0.25,
+        repa_loss=-0.125,
+        grad_norm=1.5,
+        images_per_s=100.0,
+        train_s=2.0,
+        eval_s=0.5,
+        peak_memory_bytes=2**30,
+        resumed_from=0,
+        verdict=verdict_row(Verdict(stop=False, reason="fine", gap=-0.5)),
+    )
+    return replace(row, **change)
+
+
+def end_row(trial="candidate-000", outcome=FINISHED, **change) -> End:
+    return replace(End(trial=trial, outcome=outcome, step=100, reason="trained all", log="x.log"), **change)
+
+
+def test_every_kind_of_row_comes_back_as_it_was(ledger):
+    rows = [
+        start_row(overrides={"repa.teacher": "dinov2", "repa.depth": 3, "repa": None, "list": [0.1, 1e-30]}),
+        evaluation_row(10, fid=0.1 + 0.2),
+        evaluation_row(20, repa_loss=None, verdict=None),
+        end_row(reason='a "quote", a\nnewline and a smile \N{GRINNING FACE}'),
+    ]
+    for row in rows:
+        ledger.append(row)
+    assert ledger.rows("candidate-000") == rows
+    assert ledger.paths.trial_ledger("candidate-000").read_bytes().count(b"\n") == len(rows)
+
+
+def test_a_trial_without_a_file_has_no_rows(ledger):
+    assert ledger.rows("candidate-000") == []
+    assert ledger.record("candidate-000") is None
+    assert ledger.records() == []
+    assert ledger.trials() == []
+    assert ledger.baseline_curves("fid") == []
+
+
+def test_a_file_torn_at_any_byte_is_readable_and_repaired_by_the_next_row(ledger, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a thousand of them are slow and prove nothing here
+    rows = [start_row(), evaluation_row(10), evaluation_row(20), end_row()]
+    for row in rows:
+        ledger.append(row)
+    path = ledger.paths.trial_ledger("candidate-000")
+    whole = path.read_bytes()
+    line_ends = [position for position, byte in enumerate(whole) if byte == ord("\n")]
+    again = evaluation_row(30)
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        # A line is there as soon as its closing brace is, newline or not.
+        expected = rows[: sum(length >= line_end for line_end in line_ends)]
+        assert ledger.rows("candidate-000") == expected, length
+        ledger.append(again)
+        assert ledger.rows("candidate-000") == [*expected, again], length
+        assert path.read_bytes().endswith(b"\n")
+
+
+def test_torn_twice_loses_the_torn_rows_only(ledger):
+    ledger.append(start_row())
+    path = ledger.paths.trial_ledger("candidate-000")
+    for step in (10, 20):
+        with path.open("ab") as file:
+            file.write(b'{"trial":"candidate-000","step":')
+        ledger.append(evaluation_row(step))
+    record = ledger.record("candidate-000")
+    assert [row.step for row in record.evaluations] == [10, 20]
+
+
+def test_bytes_that_a_power_cut_leaves_behind_are_skipped(ledger):
+    ledger.append(start_row())
+    path = ledger.paths.trial_ledger("candidate-000")
+    with path.open("ab") as file:
+        file.write(b"\x00" * 50 + b"\xff\xfe")
+    ledger.append(evaluation_row(10))
+    assert [row.kind for row in ledger.rows("candidate-000")] == ["start", "evaluation"]
+
+
+def test_a_line_of_another_version_is_an_error_that_names_the_file(ledger):
+    ledger.append(start_row())
+    path = ledger.paths.trial_ledger("candidate-000")
+    for line in ('{"kind":"pause"}', '{"kind":"end","unknown":1}', "12", '{"trial":"x"}'):
+        path.write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"candidate-000\.jsonl: not a row"):
+            ledger.rows("candidate-000")
+
+
+def test_after_a_resume_the_later_row_wins_and_both_are_paid_for(ledger):
+    ledger.append(start_row())
+    for row in (
+        evaluation_row(10, fid=9.0),
+        evaluation_row(20, fid=8.0, train_s=100.0, eval_s=10.0),
+        evaluation_row(20, fid=7.0, resumed_from=10),
+        evaluation_row(30, fid=6.0, resumed_from=10),
+    ):
+        ledger.append(row)
+    record = ledger.record("candidate-000")
+    assert record.curve("fid") == {10: 9.0, 20: 7.0, 30: 6.0}
+    assert [row.resumed_from for row in record.evaluations] == [0, 10, 10]
+    assert record.num_repeated == 1
+    assert record.spent_s == pytest.approx(3 * 2.5 + 110)
+    assert (record.last_step, record.outcome, record.end) == (30, None, None)
+
+
+def test_evaluations_are_in_order_of_step(ledger):
+    ledger.append(start_row())
+    for step in (30, 10, 20):
+        ledger.append(evaluation_row(step))
+    assert list(ledger.record("candidate-000").curve("fid")) == [10, 20, 30]
+
+
+def test_a_curve_holds_the_steps_that_have_the_metric(ledger):
+    ledger.append(start_row())
+    ledger.append(evaluation_row(10))
+    ledger.append(evaluation_row(20, metrics={"cmmd": 0.25}))
+    record = ledger.record("candidate-000")
+    assert record.curve("fid") == {10: 10.0}
+    assert record.curve("cmmd") == {10: 0.5, 20: 0.25}
+
+
+def test_a_trial_is_known_from_its_start_row_on(ledger):
+    ledger.append(evaluation_row(10))
+    assert ledger.record("candidate-000") is None
+    ledger.append(start_row())
+    assert ledger.record("candidate-000").last_step == 10
+    assert ledger.record("candidate-000").trial == "candidate-000"
+
+
+def test_records_are_in_the_order_of_their_start(ledger):
+    for trial, time in (("b", 3.0), ("a", 2.0), ("d", 1.0), ("c", 2.0)):
+        ledger.append(start_row(trial, time=time))
+    assert ledger.trials() == ["d", "a", "c", "b"]
+    assert [record.trial for record in ledger.records()] == ["d", "a", "c", "b"]
+
+
+def test_baseline_curves_are_those_of_baselines_that_have_not_failed(ledger):
+    for number, outcome in enumerate((FINISHED, FAILED, None, STOPPED)):
+        ledger.append(start_row(f"baseline-seed{number}", BASELINE, time=float(number)))
+        ledger.append(evaluation_row(10, f"baseline-seed{number}", fid=float(number)))
+        if outcome:
+            ledger.append(end_row(f"baseline-seed{number}", outcome))
+    ledger.append(start_row("candidate-000"))
+    ledger.append(evaluation_row(10, "candidate-000", fid=99.0))
+    assert ledger.baseline_curves("fid") == [{10: 0.0}, {10: 2.0}, {10: 3.0}]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["fid", "flow_loss"])
+def test_what_is_no_number_is_refused_and_leaves_no_trace(ledger, value, place):
+    row = evaluation_row(10, fid=value) if place == "fid" else evaluation_row(10, flow_loss=value)
+    ledger.append(start_row())
+    with pytest.raises(ValueError, match=f"^{place} is {value}; allowed are finite numbers"):
+        ledger.append(row)
+    assert [row.kind for row in ledger.rows("candidate-000")] == ["start"]
+
+
+def test_a_write_cut_short_by_a_full_disk_is_an_error(ledger, monkeypatch):
+    ledger.append(start_row())
+    write = os.write
+    for missing in (1, 20):
+        monkeypatch.setattr(os, "write", lambda descriptor, data, cut=missing: write(descriptor, data[:-cut]))
+        with pytest.raises(OSError, match="disk full"):
+            ledger.append(evaluation_row(10))
+    monkeypatch.undo()
+    ledger.append(evaluation_row(20))
+    assert ledger.record("candidate-000").curve("fid")[20] == 10.0
+
+
+def test_infinite_gaps_fit_into_a_row():
+    assert verdict_row(None) is None
+    assert verdict_row(Verdict(stop=True, reason="", gap=math.inf))["gap"] == 1e9
+    assert verdict_row(Verdict(stop=False, reason="", gap=-math.inf))["gap"] == -1e9
+    assert verdict_row(Verdict(stop=False, reason="", gap=None))["gap"] is None
+    json.dumps(verdict_row(Verdict(stop=True, reason="", gap=-math.inf)), allow_nan=False)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from sweeps.ledger import Ledger, Start, EvaluationRow
+from sweeps.storage import SweepPaths
+ledger, trial, count = Ledger(SweepPaths(Path(sys.argv[1]))), sys.argv[2], int(sys.argv[3])
+ledger.append(Start(trial=trial, role="candidate", seed=0, overrides={}, fingerprint="f", num_steps=1))
+for step in range(1, count + 1):
+    ledger.append(EvaluationRow(trial=trial, step=step, metrics={"fid": step / 7, "pad": 0.1}, num_samples=1,
+        flow_loss=0.0, repa_loss=None, grad_norm=0.0, images_per_s=0.0, train_s=0.0, eval_s=0.0,
+        peak_memory_bytes=0, resumed_from=0))
+    print(step, flush=True)
+"""
+
+
+def _writer(ledger, trial, count) -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, str(ledger.paths.root), trial, str(count)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_write_side_by_side(ledger):
+    writers = [_writer(ledger, f"candidate-{number:03d}", 40) for number in range(2)]
+    assert [(writer.communicate()[0].split()[-1], writer.returncode) for writer in writers] == [("40", 0)] * 2
+    for record in ledger.records():
+        assert record.curve("fid") == {step: step / 7 for step in range(1, 41)}
+        assert record.num_repeated == 0
+
+
+def test_a_killed_writer_leaves_every_row_that_it_had_acknowledged(ledger):
+    writer = _writer(ledger, "candidate-000", 1_000_000)
+    acknowledged = [int(writer.stdout.readline()) for _ in range(50)]
+    os.kill(writer.pid, signal.SIGKILL)
+    acknowledged += [int(line) for line in writer.stdout.read().split()]
+    assert writer.wait() == -signal.SIGKILL
+    steps = list(ledger.record("candidate-000").curve("fid"))
+    assert steps == list(range(1, len(steps) + 1))
+    # The row after the last acknowledged one may be there too.
+    assert len(steps) - len(acknowledged) in (0, 1)
+    ledger.append(evaluation_row(10**6, fid=1.0))
+    assert ledger.record("candidate-000").last_step == 10**6
+
+
+def test_paths_lie_in_the_sweeps_folder_and_differ():
+    paths = SweepPaths(Path("/results/x"))
+    own = [paths.ledger, paths.trials, paths.tune, paths.samples, paths.logs, paths.space, paths.starts, paths.lock]
+    own += [paths.page, paths.best_model]
+    for trial in ("baseline-seed0", "candidate-000"):
+        own += [paths.trial_ledger(trial), paths.trial_log(trial), paths.trial_folder(trial), paths.heartbeat(trial)]
+        own += [paths.sample_grid(trial, 5), paths.sample_grid(trial, 6)]
+    assert len(set(own)) == len(own)
+    assert all(path.is_relative_to("/results/x") for path in own)
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpaceError, match=r"^--results: cannot write to .*; allowed is a writable folder$"):
+        SweepPaths(tmp_path / "file" / "sweep").create()
