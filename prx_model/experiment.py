@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,7 @@ def prepare(config: ExperimentConfig, cache: Path, progress: Progress | None = N
     store = open_store(config.data, cache, progress)
     if config.repa is not None:
         _teacher_tokens(config, store, cache, progress)
-    _build_suite(config, store, cache, "cpu")
+    _build_suite(config, store, cache, "cpu", Workers())
 
 
 def open_store(data: DataConfig, cache: Path, progress: Progress | None = None) -> ImageCaptionStore:
@@ -128,32 +129,28 @@ def open_store(data: DataConfig, cache: Path, progress: Progress | None = None) 
 
 def _teacher_tokens(config: ExperimentConfig, store: ImageCaptionStore, cache: Path, progress: Progress | None = None):
     from prx_model.data.teacher_cache import cached_teacher_tokens
-    from prx_model.teachers import load_teacher
+    from prx_model.teachers import DeferredTeacher
 
     assert config.repa is not None
-    side = config.data.resolution
+    side, name = config.data.resolution, config.repa.teacher
+    report = None if progress is None else partial(progress, f"teacher {name}: images")
     return cached_teacher_tokens(
-        load_teacher(config.repa.teacher),
+        DeferredTeacher(name),
         store.train,
         grid=config.model.token_grid(side, side),
         cache=cache,
         split_fingerprint=f"{store.fingerprint}-train",
-        progress=progress,
+        progress=report,
     )
 
 
 def _build_suite(
-    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str
+    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str, workers: Workers
 ) -> MetricSuite:
     from prx_model.metrics.suite import Prompts, build_suite
 
     evaluation, heldout = config.evaluation, store.heldout
-    rows = torch.arange(evaluation.num_samples) % len(heldout)
-    prompts = Prompts(
-        text=heldout.text[rows],
-        text_mask=heldout.text_mask[rows],
-        captions=[heldout.captions[int(row)] for row in rows],
-    )
+    prompts = Prompts(text=heldout.text, text_mask=heldout.text_mask, captions=list(heldout.captions))
     return build_suite(
         evaluation.metrics,
         images=_reference_images(heldout),
@@ -165,6 +162,9 @@ def _build_suite(
         batch_size=evaluation.batch_size,
         cache=cache,
         device=device,
+        rank=workers.rank,
+        world_size=workers.world_size,
+        gather=workers.gather,
     )
 
 
@@ -193,12 +193,7 @@ class Experiment:
                 pixels = sample(model, noise, text, text_mask, null_text=null_text, config=config)
                 return pixels_to_images(pixels)
 
-            return self.suite.evaluate(
-                generate,
-                rank=self.workers.rank,
-                world_size=self.workers.world_size,
-                gather=self.workers.gather,
-            )
+            return self.suite.evaluate(generate)
 
         return train(
             self.state,
@@ -227,6 +222,7 @@ def open_experiment(
         )
     store = open_store(config.data, cache)
     tokens = None if config.repa is None else _teacher_tokens(config, store, cache)
+    workers = workers or Workers()
     state = TrainState(build_objective(config, store.null_text).to(device), config.training)
     if checkpoint is not None:
         state.load(checkpoint)
@@ -234,8 +230,8 @@ def open_experiment(
         config=config,
         state=state,
         reader=BatchReader(store.train, config.training.batch_size, config.seed, teacher_tokens=tokens),
-        suite=_build_suite(config, store, cache, device),
-        workers=workers or Workers(),
+        suite=_build_suite(config, store, cache, device, workers),
+        workers=workers,
     )
 
 
@@ -250,7 +246,7 @@ def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObje
 
 
 def export_model(config: ExperimentConfig, checkpoint: Path, folder: Path) -> None:
-    """Write the weights that evaluations scored as a folder that diffusers' PRXTransformer2DModel.from_pretrained loads."""
+    """Write the weights that evaluations scored as a folder for diffusers' PRXTransformer2DModel.from_pretrained."""
     saved = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
     model = PRX(config.model)
     prefix = "model."

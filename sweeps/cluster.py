@@ -27,15 +27,14 @@ class Choice:
 
 
 def choose_profile(content: Mapping[str, Any], file: Path, asked: str | None, address: str | None) -> Choice:
-    """The profile that was asked for; else `cluster` where a running Ray cluster can hold a trial of it, else `laptop`."""
+    """The profile asked for; else `cluster` where a running Ray cluster can hold a trial of it; else `laptop`."""
     if asked is not None:
         return Choice(profile=asked, reason="asked for with --profile")
     profiles = profiles_of(content)
     if LAPTOP not in profiles:
         if len(profiles) != 1:
-            raise SpaceError(
-                f"{file}: profiles: which one? choose with --profile: {', '.join(profiles) or 'the file has none'}"
-            )
+            known = ", ".join(profiles) or "the file has none"
+            raise SpaceError(f"{file}: profiles: which one? choose with --profile: {known}")
         return Choice(profile=profiles[0], reason="the file's only profile")
     if address is None:
         return Choice(profile=LAPTOP, reason="no running Ray cluster was found")
@@ -91,7 +90,7 @@ class Connection:
 
 
 def connect(address: str | None, log: Path) -> Connection:
-    """Join the cluster at `address`, or start one on this machine. Ray's own messages go to `log`, not to the terminal."""
+    """Join the cluster at `address`, or start one on this machine. Ray's own messages go to `log`."""
     import ray
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else os.environ.get("RAY_AUTH_MODE", "token"))
@@ -158,7 +157,7 @@ def concurrent_trials(resources: Resources) -> int:
 
 
 def driver_resources() -> dict[str, float]:
-    """What a trial's light driver reserves: a slot on the head where the cluster declares them, else next to nothing."""
+    """What a trial's light driver reserves: a slot on the head where there are such, else next to nothing."""
     import ray
 
     return {"CPU": 0, "driver": 1} if ray.cluster_resources().get("driver", 0) >= 1 else {"CPU": 0.01}

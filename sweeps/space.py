@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prx_model.experiment import ExperimentConfig
+from prx_model.metrics.table import metric_spec, network_of
 from prx_model.model import MODELS
+from prx_model.teachers import teacher_spec
 from sweeps.config import (
     ConfigError,
     build,
@@ -370,49 +371,50 @@ def _range(value: Any, where: str, kind: str) -> tuple[float, float]:
 
 def _check_trials(space: SearchSpace) -> None:
     """Build the baseline and a candidate at every end of every range, and check what spans several settings."""
-    from prx_model.metrics.suite import check_metrics
-    from prx_model.teachers import check_teacher
+    metrics = space.baseline_config(space.first_seed).evaluation.metrics
+    for metric in metrics:
+        _checked("evaluation.metrics", metric_spec, metric)
+    objective = space.objective.metric
+    if objective not in metrics:
+        raise ConfigError("objective.metric", f"got {objective!r}{nearest(objective, metrics)}")
+    teacher_path = "space.repa.teacher" if "repa.teacher" in {d.path for d in space.dimensions} else "repa.teacher"
+    for dimension, candidate in _extreme_candidates(space):
+        if candidate.repa is not None:
+            _checked(teacher_path, teacher_spec, candidate.repa.teacher)
+            _checked("objective.metric", _check_yardstick, objective, candidate.repa.teacher)
 
-    baseline = space.baseline_config(space.first_seed)
-    metrics = baseline.evaluation.metrics
-    _checked("evaluation.metrics", check_metrics, metrics)
-    if space.objective.metric not in metrics:
-        raise ConfigError(
-            "objective.metric", f"got {space.objective.metric!r}{nearest(space.objective.metric, metrics)}"
-        )
-    middle = {dimension.path: dimension.ends()[0] for dimension in space.dimensions}
+
+def _extreme_candidates(space: SearchSpace) -> Iterator[tuple[Dimension, ExperimentConfig]]:
+    """A candidate at each end of each dimension, the others at their first value."""
+    first = {dimension.path: dimension.ends()[0] for dimension in space.dimensions}
     for dimension in space.dimensions:
         for end in dimension.ends():
             try:
-                candidate = space.candidate_config({**middle, dimension.path: end})
+                yield dimension, space.candidate_config({**first, dimension.path: end})
             except ConfigError as error:
                 raise ConfigError(f"space.{dimension.path}", f"{end!r} is not possible: {error}") from error
-            if candidate.repa is not None:
-                _checked(
-                    "space.repa.teacher" if "repa.teacher" in middle else "repa.teacher",
-                    check_teacher,
-                    candidate.repa.teacher,
-                )
-                _checked("evaluation.metrics", _check_yardstick, metrics, candidate.repa.teacher)
 
 
-def _checked(path: str, check: Any, *arguments: Any) -> None:
+def _checked(path: str, check: Callable[..., object], *arguments: object) -> None:
     try:
         check(*arguments)
     except ValueError as error:
         raise ConfigError(path, str(error)) from error
 
 
-def _check_yardstick(metrics: tuple[str, ...], teacher: str) -> None:
-    """The scoring network is never the teacher: a sweep over teachers must not change, or please, its own yardstick."""
-    from prx_model.metrics.suite import network_of
-    from prx_model.teachers import TEACHERS
+def _check_yardstick(metric: str, teacher: str) -> None:
+    """The objective's network is never a teacher: a sweep over teachers must not please, or change, its own yardstick."""
+    if network_of(metric) == teacher:
+        raise ValueError(
+            f"{metric} is scored by {network_of(metric)}, which is also a teacher of the space; use another"
+        )
 
-    for metric in metrics:
-        if network_of(metric) == TEACHERS[teacher].network:
-            raise ValueError(
-                f"{metric} is scored by {network_of(metric)}, which is also the teacher {teacher}; use another"
-            )
+
+def flattered_metrics(space: SearchSpace) -> list[tuple[str, str]]:
+    """(metric, teacher) pairs where a metric beside the objective is scored by a network that also teaches."""
+    metrics = space.baseline_config(space.first_seed).evaluation.metrics
+    teachers = {c.repa.teacher for _, c in _extreme_candidates(space) if c.repa is not None}
+    return [(metric, teacher) for metric in metrics for teacher in sorted(teachers) if network_of(metric) == teacher]
 
 
 def with_budget(space: SearchSpace, *, candidates: int | None) -> SearchSpace:
@@ -423,7 +425,3 @@ def with_budget(space: SearchSpace, *, candidates: int | None) -> SearchSpace:
         return replace(space, budget=replace(space.budget, candidates=candidates))
     except ValueError as error:
         raise SpaceError(f"--candidates: {error}") from error
-
-
-def file_hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

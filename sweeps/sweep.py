@@ -37,7 +37,7 @@ class Sweep:
 
 
 def prepare_caches(sweep: Sweep, progress: Any) -> None:
-    """Encode the data, run every teacher of the space over it, and cache the reference features, before trials start."""
+    """Encode the data, run every teacher of the space over it, cache the reference features: before trials start."""
     for config in distinct_setups(sweep.space):
         prepare(config, sweep.cache, progress)
 

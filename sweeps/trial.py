@@ -16,7 +16,7 @@ CONTROLLER_DEATHS = 2  # Ray's default is to try for ever
 def run_trial(settings: dict[str, Any]) -> None:
     """Tune's trainable. `settings` holds the `task` and the `resources` of one trial.
 
-    The run is named after the trial in a folder of its own, so the same trial, started again, goes on from its checkpoint.
+    The run is named after the trial, in a folder of its own: started again, it goes on from its checkpoint.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

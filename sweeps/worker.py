@@ -7,7 +7,7 @@ import resource
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,8 +50,8 @@ class Task:
 def train_trial(task_settings: dict[str, Any]) -> None:
     """Ray Train's loop function: runs one trial, from its latest checkpoint where there is one.
 
-    An error of the trial itself (divergence, out of memory, an exception) is recorded as its end and does not leave this
-    function: Ray would only try the same thing again. A worker that dies is another matter: Ray restarts it.
+    An error of the trial itself (divergence, out of memory, an exception) is recorded as its end and does not leave
+    this function: Ray would only try the same thing again. A worker that dies is another matter: Ray restarts it.
     """
     task = Task(**task_settings)
     ledger = Ledger(SweepPaths(Path(task.root)))
@@ -265,6 +265,3 @@ def _log_to(path: Path) -> Iterator[None]:
 @contextmanager
 def _no_folder() -> Iterator[None]:
     yield None
-
-
-TrialLoop = Callable[[dict[str, Any]], None]

@@ -1,0 +1,155 @@
+"""Frechet distance between two sets of feature vectors, computed by torchmetrics in float64.
+
+With m and S the mean and the unbiased covariance of a set: d^2 = |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), the
+squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982; on Inception-v3 features it is FID, arXiv
+1706.08500).
+
+torchmetrics' metric is fed features, not images, so that every image passes a network once for all its metrics. That
+also keeps clear of its trap: uint8 images with `normalize=True` are multiplied by 255 and wrap to 256 - x, silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+# A direction whose variance is this small a part of the largest one is rounding noise; whitening would blow it up.
+SMALLEST_VARIANCE_SHARE = 1e-10
+MISSING_FID = "install the extra: pip install 'prx-sweeps[cluster]', and the torchvision that belongs to your torch"
+
+
+def check_more_samples_than_dimensions(num_samples: int, num_dimensions: int, of: str) -> None:
+    """ValueError unless a covariance can have full rank: with fewer samples the distance has a large floor."""
+    if num_samples <= num_dimensions:
+        raise ValueError(
+            f"{num_samples} {of} samples for a Frechet distance in {num_dimensions} dimensions; "
+            f"more than {num_dimensions} are needed. "
+            "Take more samples, a metric on fewer principal directions, or an unbiased MMD"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceMoments:
+    """What the Frechet distance knows of a set: mean [F] and unbiased covariance [F, F], float64, of `num_samples`."""
+
+    mean: Float64[Tensor, " F"]
+    covariance: Float64[Tensor, "F F"]
+    num_samples: int
+
+    @classmethod
+    def fit(cls, features: Float[Tensor, "n F"]) -> ReferenceMoments:
+        """Moments of `features`. Raises ValueError unless there are more samples than dimensions."""
+        num_samples, width = features.shape
+        check_more_samples_than_dimensions(num_samples, width, "reference")
+        features = features.detach().cpu().double()
+        return cls(mean=features.mean(dim=0), covariance=covariance(features), num_samples=num_samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrincipalDirections:
+    """The k directions in which a reference varies most, whitened: in them it has mean 0 and covariance 1.
+
+    mean: [F]; projection: [F, k], a direction divided by its standard deviation in each column; float64.
+    """
+
+    mean: Float64[Tensor, " F"]
+    projection: Float64[Tensor, "F k"]
+
+    @classmethod
+    def fit(cls, reference: Float[Tensor, "n F"], k: int) -> PrincipalDirections:
+        """Raises ValueError if k is not in 1..F, or the reference has too few samples or too little variety for k."""
+        num_samples, width = reference.shape
+        if not 1 <= k <= width:
+            raise ValueError(f"{k} principal directions of {width}-wide features; allowed: 1 to {width}")
+        check_more_samples_than_dimensions(num_samples, k, "reference")
+        reference = reference.detach().cpu().double()
+        variances, directions = torch.linalg.eigh(covariance(reference))  # ascending
+        variances, directions = variances[-k:].flip(0), directions[:, -k:].flip(1)
+        usable = int((variances > SMALLEST_VARIANCE_SHARE * variances[0].clamp_min(0)).sum())
+        if usable < k:
+            raise ValueError(
+                f"the reference varies in {usable} directions, {k} were asked for; "
+                "take fewer directions or more different reference images"
+            )
+        return cls(mean=reference.mean(dim=0), projection=directions / variances.sqrt())
+
+    def project(self, features: Float[Tensor, "n F"]) -> Float64[Tensor, "n k"]:
+        return (features.detach().cpu().double() - self.mean) @ self.projection
+
+
+class FrechetDistance:
+    """Distance of feature sets to one reference, in squared feature units.
+
+        frechet = FrechetDistance(width)
+        frechet.fit(reference_features)
+        frechet.distance(features)
+
+    Biased upward at small n, so only distances of equal n compare. Runs on the CPU, in float64, without gradients.
+    """
+
+    def __init__(self, width: int, reference: ReferenceMoments | None = None) -> None:
+        """`reference`: moments that were fitted before, instead of a call of fit()."""
+        if width < 1:
+            raise ValueError(f"width {width} of a Frechet distance; allowed: 1 or more")
+        self.width = width
+        self.reference = reference
+
+    def fit(self, features: Float[Tensor, "n F"]) -> ReferenceMoments:
+        """Measure from these features from now on. Raises ValueError on another width, or unless n > width."""
+        self._check_width(features)
+        self.reference = ReferenceMoments.fit(features)
+        return self.reference
+
+    @torch.no_grad()
+    def distance(self, features: Float[Tensor, "n F"]) -> float:
+        """Raises ValueError without a reference, on another width, or unless n > width."""
+        if self.reference is None:
+            raise ValueError("a Frechet distance without a reference; call fit() with the reference's features first")
+        self._check_width(features)
+        check_more_samples_than_dimensions(features.shape[0], self.width, "generated")
+        metric = self._metric()
+        metric.update(features.detach().cpu().double(), real=False)
+        return float(metric.compute())
+
+    def _check_width(self, features: Tensor) -> None:
+        if features.ndim != 2 or features.shape[1] != self.width:
+            raise ValueError(f"features of shape {tuple(features.shape)}; expected [n, {self.width}]")
+
+    def _metric(self) -> FrechetInceptionDistance:
+        """torchmetrics' metric, holding the reference as the sums that it keeps itself."""
+        assert self.reference is not None
+        try:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+        except ModuleNotFoundError as error:  # it imports torch-fidelity when that is there, and that needs torchvision
+            raise ValueError(f"torchmetrics' Frechet distance cannot be imported: {error}; {MISSING_FID}") from error
+        n, mean = self.reference.num_samples, self.reference.mean
+        # sync_on_compute: it would add up the ranks' sums in a process group, and features are gathered already.
+        metric = FrechetInceptionDistance(feature=_Features(self.width), normalize=False, sync_on_compute=False)
+        metric.real_features_sum = mean * n
+        metric.real_features_cov_sum = self.reference.covariance * (n - 1) + n * torch.outer(mean, mean)
+        metric.real_features_num_samples = torch.tensor(n)
+        return metric
+
+
+class _Features(nn.Module):
+    """Stands where torchmetrics expects a network: what comes in is features already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def covariance(features: Float64[Tensor, "n F"]) -> Float64[Tensor, "F F"]:
+    """Unbiased covariance of the columns."""
+    centred = features - features.mean(dim=0)
+    return centred.T @ centred / (features.shape[0] - 1)

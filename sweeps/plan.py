@@ -1,0 +1,169 @@
+"""What would run, and how long it takes: printed before a sweep starts, or instead of it (--plan)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from prx_model.batch import Batch
+from prx_model.experiment import ExperimentConfig
+from prx_model.flow import draw
+from prx_model.model import PRX, count_parameters
+from prx_model.objective import TrainingObjective
+from prx_model.sampling import sample
+from prx_model.training import TrainState, optimizer_step
+from sweeps.ledger import Ledger
+from sweeps.progress import duration
+from sweeps.search import num_open
+from sweeps.space import SearchSpace
+from sweeps.storage import SweepPaths
+
+TRIAL_START_S = 20  # processes and imports of one trial under Ray Train, measured (benchmarks/)
+MEASURABLE_PARAMETERS = 50_000_000  # above this, a timing step in the driver is no quick look any more
+
+
+def num_trials(space: SearchSpace) -> int:
+    return space.budget.candidates + space.budget.baseline_seeds
+
+
+def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
+    """Print profile, model, data, trials, steps, stopping rule, estimated time and place of results."""
+    config = space.baseline_config(space.first_seed)
+    rows = [
+        ("Question", space.question or "none given"),
+        ("Model", _model_line(space, config)),
+        ("Data", _data_line(config)),
+        ("Training", _training_line(config)),
+        ("Evaluation", _evaluation_line(space, config)),
+        ("Trials", _trials_line(space)),
+        *[("Searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.dimensions)],
+        ("Stopping", _stopping_line(space)),
+        ("Time", estimate(space, config, paths)),
+        ("Results", str(paths.root)),
+    ]
+    for name, text in rows:
+        console.print(f"{name:<10} {text}", highlight=False)
+
+
+def _model_line(space: SearchSpace, config: ExperimentConfig) -> str:
+    model, side = config.model, config.data.resolution
+    count = count_parameters(model)
+    name = "PRX-1.2B" if count == 1_170_691_648 else f"PRX-{count / 1e6:.1f}M"
+    shape = f"hidden {model.hidden_size}, {model.depth} blocks, {model.num_heads} heads"
+    return f"{name} with {count:,} parameters ({shape}), {side} px"
+
+
+def _data_line(config: ExperimentConfig) -> str:
+    data = config.data
+    place = f"the encoded data set at {data.path}" if data.path else data.source
+    return f"{place} at {data.resolution}x{data.resolution}, {data.num_heldout} images held out"
+
+
+def _training_line(config: ExperimentConfig) -> str:
+    t = config.training
+    averaged = "raw weights" if t.ema_decay is None else f"EMA {t.ema_decay:g}"
+    return f"{t.steps:,} steps of batch {t.batch_size}, AdamW lr {t.learning_rate:g}, {t.precision}, {averaged} scored"
+
+
+def _evaluation_line(space: SearchSpace, config: ExperimentConfig) -> str:
+    e = config.evaluation
+    looks = len(config.training.evaluation_steps())
+    metrics = ", ".join(m + (" (objective)" if m == space.objective.metric else "") for m in e.metrics)
+    return (
+        f"{looks} a trial: {metrics}; n = {e.num_samples:,} samples, {e.sampler.steps} Euler steps, "
+        f"guidance {e.sampler.guidance:g}"
+    )
+
+
+def _trials_line(space: SearchSpace) -> str:
+    budget, resources = space.budget, space.resources
+    gpus = f" + {resources.workers * resources.gpus_per_worker:g} GPUs" if resources.gpus_per_worker else ""
+    return (
+        f"{budget.baseline_seeds} baseline seeds and {budget.candidates} candidates, "
+        f"up to {resources.concurrent_trials} at a time, "
+        f"each on {resources.workers * resources.cpus_per_worker:g} CPUs{gpus}"
+    )
+
+
+def _stopping_line(space: SearchSpace) -> str:
+    stop = space.stop
+    return (
+        f"{stop.patience} evaluations in a row more than {stop.margin:g} spreads worse than the baseline, "
+        f"after {stop.grace:.0%} of the run"
+    )
+
+
+def estimate(space: SearchSpace, config: ExperimentConfig, paths: SweepPaths) -> str:
+    """The time of the trials that are still open, by what a step takes here or took in this sweep's ledger."""
+    records = Ledger(paths).records() if paths.ledger.is_dir() else []
+    remaining = num_open(space, records)
+    if not remaining:
+        return "nothing is left to run"
+    measured = seconds_per_trial(config)
+    if measured is None:
+        steps = config.training.steps
+        published = steps / 3.5  # PRX ablations, REPA runs: 3.46 to 3.66 batches of 256 a second on their cluster
+        return (
+            f"not measurable on this machine; at the PRX ablations' published 3.5 steps a second "
+            f"{duration(published)} of training a trial, {remaining} trials"
+        )
+    at_a_time = min(space.resources.concurrent_trials, remaining)
+    waves = -(-remaining // at_a_time)
+    whole = waves * (measured + TRIAL_START_S)
+    return f"about {duration(measured)} a trial, {duration(whole)} for {remaining} trials if none is stopped early"
+
+
+def seconds_per_trial(config: ExperimentConfig) -> float | None:
+    """One trial's training and sampling, from the time of two steps and one batch of samples; None if too large."""
+    if count_parameters(config.model) > MEASURABLE_PARAMETERS:
+        return None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        step_s, sample_s = _time_step(config), _time_sample(config)
+    finally:
+        torch.set_num_threads(threads)
+    looks = len(config.training.evaluation_steps())
+    return config.training.steps * step_s + looks * config.evaluation.num_samples * sample_s
+
+
+def _random_batch(config: ExperimentConfig, count: int) -> Batch:
+    side, length = config.data.resolution, config.data.max_text_tokens
+    return Batch(
+        clean=torch.zeros(count, config.model.in_channels, side, side),
+        text=torch.zeros(count, length, config.model.context_in_dim),
+        text_mask=torch.ones(count, length, dtype=torch.bool),
+        index=torch.arange(count),
+    )
+
+
+def _time_step(config: ExperimentConfig) -> float:
+    batch, training = _random_batch(config, config.training.batch_size), config.training
+    with torch.random.fork_rng(devices=[]):
+        objective = TrainingObjective(PRX(config.model), torch.zeros(1, config.model.context_in_dim))
+    state = TrainState(objective, training)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        draws = draw(batch, training.timesteps, caption_dropout=training.caption_dropout, seed=0, step=state.step)
+        optimizer_step(state, objective(batch, draws).total, training)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _time_sample(config: ExperimentConfig) -> float:
+    count = min(16, config.evaluation.num_samples)
+    batch = _random_batch(config, count)
+    with torch.random.fork_rng(devices=[]):
+        model = PRX(config.model)
+    null_text = torch.zeros(1, config.model.context_in_dim)
+    started = time.perf_counter()
+    sample(model, batch.clean, batch.text, batch.text_mask, null_text=null_text, config=config.evaluation.sampler)
+    return (time.perf_counter() - started) / count
+
+
+def cache_note(cache: Path) -> str:
+    return f"encoded data and features in {cache}"

@@ -1,0 +1,206 @@
+"""What a sweep shows while it runs: a line per event, read from the ledger; in a terminal also where it stands."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from sweeps.ledger import Ledger, TrialRecord
+from sweeps.rule import compare
+from sweeps.space import SearchSpace
+from sweeps.storage import SweepPaths
+
+POLL_S = 1.0
+PLAIN_HEARTBEAT_S = 60.0  # without a terminal, so often a line says that work goes on
+
+
+@dataclass
+class Watch:
+    """Follows a ledger and prints what is new in it. `planned` is the number of trials of the whole sweep."""
+
+    console: Console
+    space: SearchSpace
+    paths: SweepPaths
+    planned: int
+    started: float = field(default_factory=time.monotonic)
+    seen: set[tuple[str, str, int]] = field(default_factory=set)
+    last_line: float = field(default_factory=time.monotonic)
+    done_at_start: float = 0.0
+
+    def __post_init__(self) -> None:
+        records = Ledger(self.paths).records()
+        self.seen = {event for record in records for event in _events(record)}
+        self.done_at_start = self._steps_done(records)
+
+    def poll(self) -> Table | None:
+        """Print new events; return the standing of the running trials."""
+        records = Ledger(self.paths).records()
+        for record in records:
+            for event in _events(record):
+                if event not in self.seen:
+                    self.seen.add(event)
+                    self._print(record, event, records)
+        quiet = time.monotonic() - self.last_line > PLAIN_HEARTBEAT_S
+        if quiet and not self.console.is_terminal:
+            self._line(self._standing_line(records))
+        return self._standing(records)
+
+    def _line(self, text: str) -> None:
+        self.last_line = time.monotonic()
+        clock = time.strftime("%H:%M:%S")
+        self.console.print(f"[dim]{clock}[/dim]  {text}", highlight=False, soft_wrap=True)
+
+    def _print(self, record: TrialRecord, event: tuple[str, str, int], records: Sequence[TrialRecord]) -> None:
+        name, kind, step = event
+        if kind == "start":
+            self._line(f"{name:<16} starts    {short_config(record)}")
+        elif kind == "evaluation":
+            self._line(f"{name:<16} {step:>6}/{record.start.num_steps}  {self._measured(record, step, records)}")
+        elif record.end is not None:
+            style = {"finished": "green", "stopped": "yellow", "failed": "red"}[record.end.outcome]
+            self._line(f"{name:<16} [{style}]{record.end.outcome}[/{style}] at step {step}: {record.end.reason}")
+            if record.end.outcome == "failed":
+                self._line(f"{'':<16} log: {record.end.log}")
+
+    def _measured(self, record: TrialRecord, step: int, records: Sequence[TrialRecord]) -> str:
+        row = next(row for row in record.evaluations if row.step == step)
+        metric = self.space.objective.metric
+        text = f"{metric} {row.metrics[metric]:.4g}"
+        if not record.is_baseline:
+            baselines = [other.curve(metric) for other in records if other.is_baseline and other.outcome != "failed"]
+            gaps = {
+                gap.step: gap.gap for gap in compare(record.curve(metric), baselines, mode=self.space.objective.mode)
+            }
+            if step in gaps:
+                text += f" ({gaps[step]:+.1f} spreads)" if abs(gaps[step]) < 1e6 else ""
+            else:
+                text += " (baseline not there yet)"
+        return f"{text}  loss {row.flow_loss:.3f}  {row.images_per_s:.0f} images/s"
+
+    def _running(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        return [record for record in records if record.end is None]
+
+    def _step(self, record: TrialRecord) -> int:
+        """The step a running trial has come to, by its heartbeat."""
+        try:
+            return max(record.last_step, int(self.paths.heartbeat(record.trial).read_text()))
+        except (OSError, ValueError):
+            return record.last_step
+
+    def _steps_done(self, records: Sequence[TrialRecord]) -> float:
+        """Trials' worth of work that needs no more doing: an ended trial is whole, however early it ended."""
+        return sum(1.0 if r.end is not None else self._step(r) / r.start.num_steps for r in records)
+
+    def remaining_s(self, records: Sequence[TrialRecord]) -> float | None:
+        done = self._steps_done(records)
+        if done - self.done_at_start < 0.2:
+            return None
+        pace = (time.monotonic() - self.started) / (done - self.done_at_start)
+        return max(0.0, pace * (self.planned - done))
+
+    def _standing_line(self, records: Sequence[TrialRecord]) -> str:
+        ended = sum(record.end is not None for record in records)
+        running = ", ".join(f"{r.trial} {self._step(r)}/{r.start.num_steps}" for r in self._running(records))
+        remaining = self.remaining_s(records)
+        left = f", about {duration(remaining)} left" if remaining is not None else ""
+        elapsed = duration(time.monotonic() - self.started)
+        return f"{ended} of {self.planned} trials ended, {elapsed} gone{left}; running: {running or 'starting'}"
+
+    def _standing(self, records: Sequence[TrialRecord]) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for record in self._running(records):
+            step, total = self._step(record), record.start.num_steps
+            filled = round(20 * step / total)
+            bar = f"[cyan]{'━' * filled}[/cyan][dim]{'━' * (20 - filled)}[/dim]"
+            table.add_row(record.trial, bar, f"{step}/{total}", f"[dim]{short_config(record)}[/dim]")
+        table.add_row(f"[dim]{self._standing_line(records).split(';')[0]}[/dim]")
+        return table
+
+
+def _events(record: TrialRecord) -> Iterator[tuple[str, str, int]]:
+    """Every row of a trial as something to be told once."""
+    yield record.trial, "start", 0
+    for row in record.evaluations:
+        yield record.trial, "evaluation", row.step
+    if record.end is not None:
+        yield record.trial, "end", record.end.step
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Show progress while the body runs."""
+    done = threading.Event()
+    with _display(watch.console) as show:
+
+        def follow() -> None:
+            while not done.wait(POLL_S):
+                show(watch.poll())
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            watch.poll()
+
+
+@contextmanager
+def _display(console: Console) -> Iterator[Callable[[Table | None], None]]:
+    """A live table in a terminal; nothing but the event lines elsewhere."""
+    if not console.is_terminal:
+        yield lambda _table: None
+        return
+    with Live(console=console, refresh_per_second=2, transient=True) as live:
+        yield lambda table: live.update(table or "")
+
+
+class CacheProgress:
+    """Tells of long preparations: each stage when it begins, and how far it is every few seconds."""
+
+    def __init__(self, console: Console, every_s: float = 5.0) -> None:
+        self.console, self.every_s = console, every_s
+        self.stage, self.begun, self.told = "", 0.0, 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.begun, self.told = stage, now, now
+            self.console.print(f"  {stage} ({total})", highlight=False)
+        elif now - self.told >= self.every_s and done < total:
+            self.told = now
+            left = (now - self.begun) / max(done, 1) * (total - done)
+            self.console.print(f"  {stage}: {done} of {total}, about {duration(left)} left", highlight=False)
+
+
+def short_config(record: TrialRecord) -> str:
+    """The overrides in a few words: teacher dinov2s_saliency, depth 3, weight 0.42."""
+    if record.is_baseline:
+        return f"seed {record.start.seed}"
+    return ", ".join(f"{path.split('.')[-1]} {_shown(value)}" for path, value in record.start.overrides.items())
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '12 min', '3.4 h' or '2.1 days'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def open_console(log: Path | None = None) -> Console:
+    return Console(soft_wrap=True)

@@ -1,0 +1,121 @@
+"""Run a sweep, or resume it: the same command.
+
+python sweeps/run.py search_spaces/repa.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# `python sweeps/run.py` puts sweeps/ first on the module path; what is meant is the folder above it.
+ROOT = Path(__file__).resolve().parent.parent
+if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "sweeps":
+    sys.path[0] = str(ROOT)
+
+import argparse  # noqa: E402
+from collections.abc import Mapping  # noqa: E402
+from typing import Any  # noqa: E402
+
+from rich.console import Console  # noqa: E402
+
+from sweeps import cluster  # noqa: E402
+from sweeps.config import ConfigError  # noqa: E402
+from sweeps.ledger import FAILED  # noqa: E402
+from sweeps.space import SearchSpace, SpaceError, read_space, resolve, with_budget  # noqa: E402
+from sweeps.storage import SweepPaths  # noqa: E402
+
+EXIT_TRIAL_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Run a hyperparameter sweep, or resume it: the same command.",
+        epilog="Exit codes: 0 all trials ended well, 1 a trial failed, 2 bad input, 130 interrupted.",
+    )
+    parser.add_argument("space", type=Path, help="a search-space file, such as search_spaces/repa.yaml")
+    parser.add_argument(
+        "--profile", help="a profile of the file; default: cluster if a Ray cluster holds it, else laptop"
+    )
+    parser.add_argument("--plan", action="store_true", help="print all that would run, and run nothing")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of the results (default: results)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), help="folder of encoded data and features (default: cache)"
+    )
+    parser.add_argument("--candidates", type=int, help="number of candidates instead of the file's")
+    parser.add_argument(
+        "--address", help="address of a running Ray cluster; 'local' starts one here (default: RAY_ADDRESS)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, console = parse_arguments(arguments), Console(soft_wrap=True)
+    try:
+        return _main(options, console)
+    except (SpaceError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _main(options: argparse.Namespace, console: Console) -> int:
+    from sweeps import plan
+
+    content = read_space(options.space)
+    address = cluster.running_address(options.address)
+    choice = cluster.choose_profile(content, options.space, options.profile, address)
+    space = with_budget(resolve(content, file=options.space, profile=choice.profile), candidates=options.candidates)
+    paths = SweepPaths.of(space, options.results)
+    console.print(f"Profile {choice.profile}: {choice.reason}.", highlight=False)
+    if options.plan:
+        plan.print_plan(console, space, paths)
+        return 0
+    paths.create()
+    return _run(options, console, content, space, paths, choice, address)
+
+
+def _run(
+    options: argparse.Namespace,
+    console: Console,
+    content: Mapping[str, Any],
+    space: SearchSpace,
+    paths: SweepPaths,
+    choice: cluster.Choice,
+    address: str | None,
+) -> int:
+    from sweeps import plan, progress, provenance, report, sweep
+
+    started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
+    with sweep.only_driver(paths):
+        paths.space.write_bytes(options.space.read_bytes())
+        provenance.append_start(paths.starts, provenance.provenance(choice.profile, choice.reason))
+        sweep.prepare_caches(started, progress.CacheProgress(console))
+        plan.print_plan(console, space, paths)
+        connection = cluster.connect(address, paths.logs / "ray.log")
+        cluster.check_state_api()
+        console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
+        watch = progress.Watch(console, space, paths, planned=plan.num_trials(space))
+        try:
+            with progress.watching(watch):
+                records = sweep.run(started, connection)
+        finally:
+            # The page is made whatever happened: what is known so far is worth reading.
+            summary = report.summarise(space, started.ledger)
+            report.write_page(space, paths, summary, provenance.read_starts(paths.starts))
+        best = sweep.best_candidate(space, records)
+        sweep.keep_best_model(started, best)
+        sweep.collect_checkpoints(started, best)
+    console.print()
+    console.print(report.final_table(summary))
+    for line in report.final_lines(summary, paths):
+        console.print(line, highlight=False)
+    return EXIT_TRIAL_FAILED if any(record.outcome == FAILED for record in records) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
