@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from prx_model.metrics.table import METRICS
 from sweeps import figures
 from sweeps.ledger import FAILED, FINISHED, STOPPED
 from sweeps.page_elements import dot, paragraph, picture, row, section, svg_uri, two_lines
@@ -59,9 +60,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _head(space: SearchSpace, summary: Summary) -> str:
-    state = (
-        "" if summary.complete else paragraph("This sweep is not complete: this is how it stands.", "state")
-    )
+    state = "" if summary.complete else paragraph("This sweep is not complete: this is how it stands.", "state")
     warning = caution(summary.best) if summary.best else ""
     return (
         f'<header id="answer">\n<p class="kicker">{escape(space.name)}, profile {escape(space.profile)}, '
@@ -106,18 +105,24 @@ def _curves(summary: Summary) -> str:
         f"{metric} over the run",
         f'<figure class="card">{picture(svg_uri(wide), svg_uri(narrow), alt)}'
         f"<figcaption>{escape(caption)}</figcaption></figure>",
-        paragraph(_what_metrics_are(summary), "small"),
+        _what_metrics_are(summary),
     )
 
 
 def _what_metrics_are(summary: Summary) -> str:
+    """A line for each metric: what it is. A metric that is not FID is never left to be taken for it."""
+    lines = "".join(f"<li><code>{escape(m)}</code>: {escape(_description(m))}</li>" for m in summary.metrics)
     others = [metric for metric in summary.metrics if metric != "fid"]
-    named = f"{', '.join(others)}: named after the embedding network and the distance they are; "
-    named += f"{'it is' if len(others) == 1 else 'they are'} NOT FID and cannot be compared with published FIDs. "
-    here = f"Values compare only at the same step and the same number of samples. {named if others else ''}"
-    if "fid" in summary.metrics:
-        here += "fid is biased upward at small n: only FIDs of the same n and the same reference images compare."
-    return here.strip()
+    if others:
+        are = "is NOT FID and cannot" if len(others) == 1 else "are NOT FID and cannot"
+        lines += f"<li>{escape(' and '.join(others))} {are} be compared with published FIDs.</li>"
+    lines += "<li>Values compare only at the same step and the same number of samples n.</li>"
+    return f'<ul class="small">{lines}</ul>'
+
+
+def _description(metric: str) -> str:
+    spec = METRICS.get(metric)
+    return spec.description if spec is not None else "no description; it is not in the table of metrics"
 
 
 def _other_metrics(summary: Summary) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prx_model.metrics.table import METRICS
 from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord
 from sweeps.rule import Curve, compare, pooled_spread
 from sweeps.space import FRACTION_OF, SearchSpace
@@ -32,8 +33,8 @@ class BaselinePoint:
 class Reading:
     """A metric at a trial's last evaluation, against the baseline's mean at the same step.
 
-    percent: signed relative difference. gap: in spreads, positive where worse; known for the objective only. None: no
-    baseline to compare with.
+    percent: signed relative difference. gap: in spreads, positive where worse. None: no baseline to compare
+    with, or (gap) a metric of which it is unknown which way is better.
     """
 
     step: int
@@ -263,10 +264,15 @@ def _reading(metric: str, curve: Curve, baselines: Sequence[Curve], space: Searc
     mean = next((point.mean for point in baseline_points(baselines) if point.step == step), None)
     if is_baseline or mean is None or mean <= 0:
         return Reading(step=step, value=value)
-    is_objective = metric == space.objective.metric
-    gaps = compare(curve, baselines, mode=space.objective.mode) if is_objective else []
+    mode = space.objective.mode if metric == space.objective.metric else _direction(metric)
+    gaps = compare(curve, baselines, mode=mode) if mode else []
     gap = next((gap.gap for gap in gaps if gap.step == step), None)
     return Reading(step=step, value=value, percent=100 * (value / mean - 1), gap=gap)
+
+
+def _direction(metric: str) -> str | None:
+    spec = METRICS.get(metric)
+    return spec.direction if spec is not None else None
 
 
 def _reason(record: TrialRecord) -> str:
