@@ -12,24 +12,24 @@ from typing import Any
 from prx_model.metrics.table import METRICS
 from sweeps import figures
 from sweeps.ledger import FAILED, FINISHED, STOPPED
-from sweeps.page_elements import dot, paragraph, picture, row, section, svg_uri, two_lines
+from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
 from sweeps.page_record import record_section
 from sweeps.page_samples import samples_section
 from sweeps.page_style import SECURITY, STYLE
-from sweeps.space import SearchSpace
+from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.summary import UNFINISHED, Summary, TrialSummary
 from sweeps.wording import caution, count, difference, duration, number, steps
 
 WIDE_IN, NARROW_IN = 10.5, 4.6  # the main figure on a screen and on a phone
-PANEL_IN = (4.9, 3.3)
+PANEL_IN = (4.5, 3.2)
 
 
 def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> Path:
     """Write paths.page as a whole or not at all, and return it. `starts` is what sweeps.provenance has recorded."""
     sections = [
         _head(space, summary),
-        _curves(summary),
+        _curves(space, summary),
         _other_metrics(summary),
         samples_section(space, paths, summary),
         _trials(summary),
@@ -90,32 +90,42 @@ def _tiles(summary: Summary) -> str:
     return f'<dl class="tiles">{cells}</dl>'
 
 
-def _curves(summary: Summary) -> str:
-    metric = summary.metric
+def _curves(space: SearchSpace, summary: Summary) -> str:
+    metric, rests_on = summary.metric, figures.provenance_line(summary)
     wide = figures.curve_figure(summary, metric, width_in=WIDE_IN, height_in=5.2, legend=True)
     narrow = figures.curve_figure(summary, metric, width_in=NARROW_IN, height_in=5.2, legend=True)
-    alt = f"Curves of {metric} over the steps: the baseline's seeds with their band, and every candidate."
+    alt = f"Curves of {metric} over the steps: the baseline's band and every candidate. {rests_on}."
     caption = (
-        f"{metric} at every evaluation. {figures.provenance_line(summary)}. The band is the baseline's mean ± its "
-        "spread between seeds. A stopped or failed candidate's curve ends where the trial did. Numbers are those of "
-        "the candidates."
+        f"{metric} at every evaluation. The band is the baseline's mean ± its spread between seeds. A stopped or failed "
+        "candidate's curve ends where the trial did. Numbers are those of the candidates."
     )
-    return section(
-        "curves",
-        f"{metric} over the run",
-        f'<figure class="card">{picture(svg_uri(wide), svg_uri(narrow), alt)}'
-        f"<figcaption>{escape(caption)}</figcaption></figure>",
-        _what_metrics_are(summary),
-    )
+    figure = picture(svg_uri(wide), svg_uri(narrow), alt)
+    parts = [f'<figure class="card">{figure}<figcaption>{escape(caption)}</figcaption></figure>', _differences(summary)]
+    return section("curves", f"{metric} over the run", *parts, _what_metrics_are(space, summary))
 
 
-def _what_metrics_are(summary: Summary) -> str:
+def _differences(summary: Summary) -> str:
+    wide = figures.difference_figure(summary, width_in=WIDE_IN, height_in=3.6)
+    narrow = figures.difference_figure(summary, width_in=NARROW_IN, height_in=3.8)
+    if wide is None or narrow is None:
+        return ""
+    alt = f"The same curves in percent of the baseline's mean at the same step. {figures.provenance_line(summary)}."
+    caption = "The same curves in percent of the baseline's mean at the same step."
+    figure = picture(svg_uri(wide), svg_uri(narrow), alt)
+    return f'<figure class="card">{figure}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _what_metrics_are(space: SearchSpace, summary: Summary) -> str:
     """A line for each metric: what it is. A metric that is not FID is never left to be taken for it."""
     lines = "".join(f"<li><code>{escape(m)}</code>: {escape(_description(m))}</li>" for m in summary.metrics)
     others = [metric for metric in summary.metrics if metric != "fid"]
     if others:
         are = "is NOT FID and cannot" if len(others) == 1 else "are NOT FID and cannot"
         lines += f"<li>{escape(' and '.join(others))} {are} be compared with published FIDs.</li>"
+    for metric, teacher in flattered_metrics(space):
+        lines += (
+            f"<li>{escape(metric)} is scored by the network that {escape(teacher)} is: it flatters that teacher.</li>"
+        )
     lines += "<li>Values compare only at the same step and the same number of samples n.</li>"
     return f'<ul class="small">{lines}</ul>'
 
@@ -129,11 +139,11 @@ def _other_metrics(summary: Summary) -> str:
     panels = []
     for metric in summary.metrics[1:]:
         figure = figures.curve_figure(summary, metric, width_in=PANEL_IN[0], height_in=PANEL_IN[1], legend=False)
-        alt = f"Curves of {metric} over the steps, baseline and candidates."
+        alt = f"Curves of {metric} over the steps, baseline and candidates. {figures.provenance_line(summary)}."
         panels.append(f'<figure class="card"><img src="{svg_uri(figure)}" alt="{escape(alt)}"></figure>')
     body = f'<div class="panels">{"".join(panels)}</div>' if panels else paragraph("No other metric was asked for.")
-    note = f"Colours and bands as above. {figures.provenance_line(summary)}." if panels else ""
-    return section("metrics", "The other metrics", body, paragraph(note, "small") if note else "")
+    note = paragraph("Colours, bands and numbers as above.", "small") if panels else ""
+    return section("metrics", "The other metrics", body, note)
 
 
 def _trials(summary: Summary) -> str:
@@ -142,7 +152,7 @@ def _trials(summary: Summary) -> str:
     rows += [_trial_row(summary, trial, heads) for trial in [*summary.ranked(), *summary.baselines]]
     if not rows:
         return section("trials", "All trials", paragraph("No trial has started yet."))
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in heads)
     unit = (
         "Differences are to the baseline's mean at the same step. They are counted in spreads: the baseline's relative "
         "standard deviation between seeds, times the root of 1 + 1/seeds. That is what one run differs by through "
@@ -163,7 +173,7 @@ def _baseline_mean_row(summary: Summary, heads: Sequence[str]) -> str:
     for metric in summary.metrics:
         spread = last[metric].spread if metric in last else None
         spoken = "" if spread is None else f"spread {100 * spread:.1f} %"
-        values.append(two_lines(number(last[metric].mean), spoken) if metric in last else "-")
+        values.append(one_value(number(last[metric].mean), spoken) if metric in last else "-")
     name = dot(figures.BASELINE) + two_lines("baseline", f"mean of {count(point.seeds, 'seed')}")
     return row(heads, [name, *values, str(point.step), "", ""])
 
@@ -173,7 +183,7 @@ def _trial_row(summary: Summary, trial: TrialSummary, heads: Sequence[str]) -> s
     values = []
     for metric in summary.metrics:
         reading = trial.readings.get(metric)
-        values.append("-" if reading is None else two_lines(number(reading.value), difference(reading)))
+        values.append("-" if reading is None else one_value(*difference(reading)))
     repeated = f"{count(trial.num_repeated, 'evaluation')} repeated" if trial.num_repeated else ""
     saved = f"≈ {duration(trial.saved_s)} saved" if trial.saved_s else ""
     name = dot(role if role == figures.BEST or not trial.is_baseline else figures.BASELINE)

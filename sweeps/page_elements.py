@@ -33,12 +33,19 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
 
 def row(heads: Sequence[str], cells: Iterable[str]) -> str:
     """A table row. Cells, which are HTML, repeat their column's name for phones, where each row is shown as a card."""
-    pairs = zip(heads, cells, strict=True)
-    return "<tr>" + "".join(f'<td data-name="{escape(head)}"><div>{cell}</div></td>' for head, cell in pairs) + "</tr>"
+    shown = []
+    for head, cell in zip(heads, cells, strict=True):
+        shown.append(f'<td data-name="{escape(head)}"><div>{cell}</div></td>' if cell else '<td class="empty"></td>')
+    return f"<tr>{''.join(shown)}</tr>"
 
 
 def two_lines(first: str, second: str) -> str:
     return escape(first) + (f'<span class="small">{escape(second)}</span>' if second else "")
+
+
+def one_value(first: str, second: str) -> str:
+    """Two lines that are not broken."""
+    return f'<span class="value">{two_lines(first, second)}</span>'
 
 
 def dot(role: str) -> str:

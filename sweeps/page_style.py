@@ -44,6 +44,7 @@ figure.card, .scroll.card {{ margin: 0; background: #ffffff; border: 1px solid v
   padding: 12px; }}
 .card, .card figcaption, .card th, .card td {{ color: #1b1f24; }}
 .card figcaption {{ color: #4a525c; margin-top: 8px; }}
+section > figure.card + figure.card {{ margin-top: 16px; }}
 figure img {{ display: block; width: 100%; height: auto; }}
 img.grid {{ image-rendering: pixelated; }}
 .panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }}
@@ -55,9 +56,11 @@ table.trials {{ width: 100%; background: var(--card); border: 1px solid var(--li
   font-size: .9375rem; }}
 .trials th, .trials td {{ text-align: left; vertical-align: top; padding: 8px 10px;
   border-bottom: 1px solid var(--line); }}
-.trials th {{ font-size: .8125rem; color: var(--faint); font-weight: 600; overflow-wrap: anywhere; }}
+.trials th {{ font-size: .8125rem; color: var(--faint); font-weight: 600; }}
+ul.small li {{ margin: 2px 0; }}
 .trials td {{ font-variant-numeric: tabular-nums; }}
 .trials td:first-child div {{ position: relative; padding-left: 20px; min-width: 150px; }}
+.trials .value {{ white-space: nowrap; }}
 .trials td:last-child {{ min-width: 180px; overflow-wrap: anywhere; }}
 .trials tr:last-child td {{ border-bottom: 0; }}
 .dot {{ position: absolute; left: 0; top: .4em; width: 12px; height: 12px; border-radius: 50%; }}
@@ -72,7 +75,7 @@ details {{ margin: 10px 0; }}
 summary {{ cursor: pointer; }}
 pre {{ overflow-x: auto; font-size: .8125rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: 12px; }}
-@media (max-width: 760px) {{
+@media (max-width: 900px) {{
   main {{ padding: 16px 12px 48px; }}
   h1 {{ font-size: 1.35rem; }}
   .answer {{ font-size: 1.0625rem; }}
@@ -89,6 +92,7 @@ pre {{ overflow-x: auto; font-size: .8125rem; background: var(--card); border: 1
   .trials td:first-child::before {{ content: none; }}
   .trials td:first-child span {{ font-weight: 400; }}
   .trials td:last-child {{ min-width: 0; }}
+  .trials td.empty {{ display: none; }}
   .strip img {{ width: 120px; }}
   dl.record {{ grid-template-columns: 1fr; gap: 0; }}
   .record dd {{ margin-bottom: 8px; }}

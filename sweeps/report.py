@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sweeps.ledger import FINISHED
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Summary", "final_lines", "final_table", "summarise", "write_page"]
 
+MOST_OTHERS = 3  # metrics beside the objective that fit into 100 columns
 LONGEST_REASON = 160  # characters of a reason in the table; the page and the ledger have all of it
 
 
@@ -24,16 +27,16 @@ def final_table(summary: Summary) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    with_others = len(summary.metrics) > 1
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("candidate", overflow="fold", min_width=16, max_width=28)
-    table.add_column(summary.metric, overflow="fold", min_width=14)
-    if with_others:
-        table.add_column("other metrics", overflow="fold", min_width=14, max_width=32)
+    others = summary.metrics[1 : 1 + MOST_OTHERS]
+    left_out = ", ".join(summary.metrics[1 + MOST_OTHERS :])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"on the page only: {left_out}" if left_out else None)
+    table.add_column("candidate", overflow="fold", min_width=16, max_width=24)
+    table.add_column(Text(_broken(summary.metric, 18)), overflow="fold", min_width=18)
+    for metric in others:
+        table.add_column(Text(_broken(metric, 11)), overflow="fold", min_width=9)
     table.add_column("steps", justify="right", no_wrap=True)
     table.add_column("outcome and reason", overflow="fold", min_width=18)
-    for name, value, others, trained, end in [_baseline_row(summary), *(_row(summary, t) for t in _shown(summary))]:
-        cells = (name, value, others, trained, end) if with_others else (name, value, trained, end)
+    for cells in [_baseline_row(summary, others), *(_row(summary, trial, others) for trial in _shown(summary))]:
         # Text, not str: a reason may hold square brackets, which rich would take for markup.
         table.add_row(*map(Text, cells))
     return table
@@ -57,27 +60,32 @@ def _shown(summary: Summary) -> list[TrialSummary]:
     return [*summary.ranked(), *(trial for trial in summary.baselines if trial.outcome != FINISHED)]
 
 
-def _baseline_row(summary: Summary) -> tuple[str, ...]:
+def _broken(name: str, width: int) -> str:
+    """A metric's name over several lines, so that its column is as narrow as its values."""
+    return "\n".join(textwrap.wrap(name.replace("_", "_ "), width)).replace("_ ", "_")
+
+
+def _baseline_row(summary: Summary, others: Sequence[str]) -> list[str]:
     done = sum(trial.outcome == FINISHED for trial in summary.baselines)
     seeds = f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))} seeds finished"
-    points = {metric: summary.baseline[metric][-1] for metric in summary.metrics if summary.baseline[metric]}
-    last = points.get(summary.metric)
-    if last is None:
-        return "baseline", "-", "", "-", seeds
-    spread = "no spread yet" if last.spread is None else f"spread {100 * last.spread:.1f} %"
-    others = [f"{name} {number(point.mean)}" for name, point in points.items() if name != summary.metric]
-    return f"baseline\nmean of {last.seeds}", f"{number(last.mean)}\n{spread}", "\n".join(others), str(last.step), seeds
+    last = {metric: points[-1] for metric, points in summary.baseline.items() if points}
+    point = last.get(summary.metric)
+    if point is None:
+        return ["baseline", "-", *("-" for _ in others), "-", seeds]
+    spread = "no spread yet" if point.spread is None else f"spread {100 * point.spread:.1f} %"
+    values = [number(last[metric].mean) if metric in last else "-" for metric in others]
+    return [f"baseline\nmean of {point.seeds}", f"{number(point.mean)}\n{spread}", *values, str(point.step), seeds]
 
 
-def _row(summary: Summary, trial: TrialSummary) -> tuple[str, ...]:
+def _row(summary: Summary, trial: TrialSummary, others: Sequence[str]) -> list[str]:
     reading = trial.readings.get(summary.metric)
-    value = "-" if reading is None else f"{number(reading.value)}\n{difference(reading)}".rstrip()
-    others = []
-    for name, other in trial.readings.items():
-        if name != summary.metric:
-            percent = "" if other.percent is None else f" ({signed_percent(other.percent)})"
-            others.append(f"{name} {number(other.value)}{percent}")
+    value = "-" if reading is None else "\n".join(difference(reading)).rstrip()
+    values = []
+    for metric in others:
+        other = trial.readings.get(metric)
+        percent = "" if other is None or other.percent is None else f"\n{signed_percent(other.percent)}"
+        values.append("-" if other is None else f"{number(other.value)}{percent}")
     star = " *" if summary.best and trial.name == summary.best.trial else ""
     end = outcome(trial)
     end = end if len(end) <= LONGEST_REASON else f"{end[:LONGEST_REASON]} ..."
-    return f"{trial.name}{star}\n{trial.config}", value, "\n".join(others), steps(trial), end
+    return [f"{trial.name}{star}\n{trial.config}", value, *values, steps(trial), end]

@@ -41,13 +41,11 @@ def spreads(gap: float) -> str:
     return f"{abs(gap):.1f} spreads" if math.isfinite(gap) else "far beyond the spread"
 
 
-def difference(reading: Reading) -> str:
-    """'-5.1 %, 3.4 spreads better', as far as it is known; '' without a baseline to compare with."""
-    if reading.percent is None:
-        return ""
-    if reading.gap is None:
-        return signed_percent(reading.percent)
-    return f"{signed_percent(reading.percent)}, {spreads(reading.gap)} {'worse' if reading.gap > 0 else 'better'}"
+def difference(reading: Reading) -> tuple[str, str]:
+    """('200.7 (-5.1 %)', '3.4 spreads better'): the second part is '' without a spread to compare with."""
+    percent = "" if reading.percent is None else f" ({signed_percent(reading.percent)})"
+    side = "" if reading.gap is None else f"{spreads(reading.gap)} {'worse' if reading.gap > 0 else 'better'}"
+    return f"{number(reading.value)}{percent}", side
 
 
 def spoken_difference(reading: Reading, metric: str) -> str:
