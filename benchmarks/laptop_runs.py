@@ -90,7 +90,7 @@ def train(config: ExperimentConfig, options: argparse.Namespace) -> None:
             store.train,
             grid=config.model.token_grid(config.data.resolution, config.data.resolution),
             cache=options.cache,
-            split_fingerprint=f"{store.fingerprint}-train",
+            split_fingerprint=store.train.fingerprint,
         )
     reader = BatchReader(store.train, config.training.batch_size, config.seed, teacher_tokens=tokens)
     state = TrainState(build_objective(config, store.null_text), config.training)

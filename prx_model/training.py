@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,7 @@ class Evaluation:
     eval_s: float
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless, resumable source of global batches."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +99,7 @@ def connect(address: str | None, log: Path) -> Connection:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune would swallow Ctrl-C and return as if it were done
     silence_ray(log)
     if ray.is_initialized():
         context = ray.get_runtime_context()
@@ -109,6 +111,16 @@ def connect(address: str | None, log: Path) -> Connection:
     return Connection(
         address=ray.get_runtime_context().gcs_address, dashboard=_dashboard_url(), started_here=address is None
     )
+
+
+@contextmanager
+def printing_to(log: Path) -> Iterator[None]:
+    """Send what is printed in this process to a file: Tune and the raylet write past every logger.
+
+    A rich Console that was made before keeps its own stream.
+    """
+    with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        yield
 
 
 def silence_ray(log: Path) -> None:

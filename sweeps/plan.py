@@ -18,7 +18,7 @@ from prx_model.training import TrainState, optimizer_step
 from sweeps.ledger import Ledger
 from sweeps.progress import duration
 from sweeps.search import num_open
-from sweeps.space import SearchSpace
+from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 
 TRIAL_START_S = 20  # processes and imports of one trial under Ray Train, measured (benchmarks/)
@@ -32,6 +32,7 @@ def num_trials(space: SearchSpace) -> int:
 def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
     """Print profile, model, data, trials, steps, stopping rule, estimated time and place of results."""
     config = space.baseline_config(space.first_seed)
+    flattered = flattered_metrics(space)
     rows = [
         ("Question", space.question or "none given"),
         ("Model", _model_line(space, config)),
@@ -41,6 +42,10 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
         ("Trials", _trials_line(space)),
         *[("Searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.dimensions)],
         ("Stopping", _stopping_line(space)),
+        *[
+            ("Note", f"{m} is scored by the network that teacher {t} is: it flatters that teacher")
+            for m, t in flattered
+        ],
         ("Time", estimate(space, config, paths)),
         ("Results", str(paths.root)),
     ]

@@ -52,7 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, console = parse_arguments(arguments), Console(soft_wrap=True)
+    options, console = parse_arguments(arguments), Console(file=sys.stdout, soft_wrap=True)
     try:
         return _main(options, console)
     except (SpaceError, ConfigError) as error:
@@ -96,17 +96,18 @@ def _run(
         provenance.append_start(paths.starts, provenance.provenance(choice.profile, choice.reason))
         sweep.prepare_caches(started, progress.CacheProgress(console))
         plan.print_plan(console, space, paths)
-        connection = cluster.connect(address, paths.logs / "ray.log")
-        cluster.check_state_api()
-        console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
-        watch = progress.Watch(console, space, paths, planned=plan.num_trials(space))
-        try:
-            with progress.watching(watch):
-                records = sweep.run(started, connection)
-        finally:
-            # The page is made whatever happened: what is known so far is worth reading.
-            summary = report.summarise(space, started.ledger)
-            report.write_page(space, paths, summary, provenance.read_starts(paths.starts))
+        with cluster.printing_to(paths.logs / "ray.log"):
+            connection = cluster.connect(address, paths.logs / "ray.log")
+            cluster.check_state_api()
+            console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
+            watch = progress.Watch(console, space, paths, planned=plan.num_trials(space))
+            try:
+                with progress.watching(watch):
+                    records = sweep.run(started, connection)
+            finally:
+                # The page is made whatever happened: what is known so far is worth reading.
+                summary = report.summarise(space, started.ledger)
+                report.write_page(space, paths, summary, provenance.read_starts(paths.starts))
         best = sweep.best_candidate(space, records)
         sweep.keep_best_model(started, best)
         sweep.collect_checkpoints(started, best)

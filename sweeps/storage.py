@@ -75,6 +75,10 @@ class SweepPaths:
     def heartbeat(self, trial: str) -> Path:
         return self.logs / f"{trial}.step"
 
+    def trial_lock(self, trial: str) -> Path:
+        """Held by the one process that runs the trial."""
+        return self.logs / f"{trial}.lock"
+
     def sample_grid(self, trial: str, step: int) -> Path:
         return self.samples / trial / f"step-{step:07d}.png"
 

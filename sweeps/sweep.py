@@ -38,8 +38,12 @@ class Sweep:
 
 def prepare_caches(sweep: Sweep, progress: Any) -> None:
     """Encode the data, run every teacher of the space over it, cache the reference features: before trials start."""
-    for config in distinct_setups(sweep.space):
-        prepare(config, sweep.cache, progress)
+    try:
+        sweep.cache.mkdir(parents=True, exist_ok=True)
+        for config in distinct_setups(sweep.space):
+            prepare(config, sweep.cache, progress)
+    except (ValueError, OSError) as error:  # a package or a file that is missing, altered or cannot be written
+        raise SpaceError(f"preparing data and teachers in {sweep.cache}: {' '.join(str(error).split())}") from error
 
 
 def distinct_setups(space: SearchSpace) -> list[ExperimentConfig]:
@@ -68,6 +72,7 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=remaining,
+                reuse_actors=True,  # the driver of a trial is a process that imports torch: one serves several
                 max_concurrent_trials=cluster.concurrent_trials(resources),
                 trial_name_creator=lambda trial: trial.config.get("planned", {}).get("trial", trial.trial_id),
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -144,14 +149,17 @@ def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:
 
 
 def collect_checkpoints(sweep: Sweep, best: TrialRecord | None) -> int:
-    """Delete the checkpoints of ended trials, the best candidate's excepted. Returns the bytes that were freed."""
+    """Delete the checkpoints of ended trials, all but the best candidate's last one. Returns the bytes freed."""
     freed = 0
     for record in sweep.ledger.records():
-        if record.end is None or (best is not None and record.trial == best.trial):
+        if record.end is None:
             continue
+        # Of the best trial too: a checkpoint that a kill left behind is in nobody's books.
+        kept = latest_checkpoint(sweep.paths, record.trial) if best and record.trial == best.trial else None
         for folder in sweep.paths.trial_folder(record.trial).glob("checkpoint_*"):
-            freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder != kept:
+                freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                shutil.rmtree(folder, ignore_errors=True)
     return freed
 
 

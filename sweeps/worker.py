@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import resource
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +20,14 @@ from torch import Tensor, nn
 
 from prx_model.distributed import Workers
 from prx_model.experiment import Experiment, ExperimentConfig, open_experiment
-from prx_model.training import DivergedError, Evaluation, TrainState
+from prx_model.training import DivergedError, Evaluation
 from sweeps.config import load_config
 from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.rule import StopConfig, Verdict, judge
 from sweeps.storage import SweepPaths
 
 HEARTBEAT_S = 2.0
+ORPHAN_WAIT_S = 60
 
 logger = logging.getLogger("sweeps.worker")
 
@@ -90,7 +93,7 @@ def _run(task: Task, ledger: Ledger, experiment: Experiment) -> None:
     """The body of a trial: both lines of the design meet here."""
     num_steps, resumed_from = experiment.config.training.steps, experiment.state.step
     stop, last = StopConfig(**task.stop), None
-    with _heartbeat(ledger.paths.heartbeat(task.trial), experiment.state):
+    with _only_writer(ledger.paths, task, experiment.workers), _heartbeat(ledger.paths, task, experiment):
         for evaluation in experiment.evaluations():
             if experiment.workers.rank == 0:
                 last = _judged(task, ledger, evaluation, stop, num_steps)
@@ -229,13 +232,34 @@ def _save_samples(images: Tensor, path: Path) -> None:
 
 
 @contextmanager
-def _heartbeat(path: Path, state: TrainState) -> Iterator[None]:
+def _only_writer(paths: SweepPaths, task: Task, workers: Workers) -> Iterator[None]:
+    """Wait for an earlier process of this trial to go: after its driver is killed, a worker lives on for seconds."""
+    if workers.rank != 0:
+        yield
+        return
+    with paths.trial_lock(task.trial).open("w") as file:
+        for _ in range(ORPHAN_WAIT_S):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(1)
+        else:
+            raise RuntimeError(f"another process still runs {task.trial} after {ORPHAN_WAIT_S} s")
+        yield
+
+
+@contextmanager
+def _heartbeat(paths: SweepPaths, task: Task, experiment: Experiment) -> Iterator[None]:
     """Write the step every few seconds, so that progress shows between evaluations."""
+    if experiment.workers.rank != 0:
+        yield
+        return
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(HEARTBEAT_S):
-            path.write_text(str(state.step))
+            paths.heartbeat(task.trial).write_text(str(experiment.state.step))
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

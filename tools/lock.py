@@ -74,7 +74,7 @@ def pins_to_keep(requirements: list[Requirement]) -> list[str]:
     """The lines of the lock, less those that a declared requirement has ruled out since."""
     if not LOCK.exists():
         return []
-    declared = {canonicalize_name(requirement.name): requirement.specifier for requirement in requirements}
+    declared = {str(canonicalize_name(requirement.name)): requirement.specifier for requirement in requirements}
     lines = [line for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
     pins = [(name, version) for name, _, version in (line.partition("==") for line in lines)]
     return [

@@ -37,10 +37,14 @@ class TextEncoderCard:
 
 @dataclass(frozen=True, kw_only=True)
 class FileCard:
-    """One Parquet file of the data set."""
+    """One Parquet file of the data set.
+
+    sha256: of the file. content_sha256: of the rows in it, which other versions of Parquet and PNG pack differently.
+    """
 
     file: str
     sha256: str
+    content_sha256: str
     rows: int
 
 
@@ -59,7 +63,8 @@ class Manifest:
 
     settings: how it was made (JSON values). counts: images per split. cut_captions: captions longer than
     `max_text_tokens`. null_text: the file with the encoding of the empty caption.
-    fingerprint: sha256 over all of it but the skip list; changes whenever a byte of the data does.
+    fingerprint: sha256 over all of it but the skip list and the files' own checksums: it changes whenever a caption, a
+    pixel or a text state does, and not with the version of the software that packed them.
     """
 
     source: SourceCard
@@ -77,7 +82,10 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        return json_sha256({k: v for k, v in asdict(self).items() if not k.startswith("skipped")})
+        fields = {name: value for name, value in asdict(self).items() if not name.startswith("skipped")}
+        for card in (*fields["shards"], fields["null_text"]):
+            del card["sha256"]
+        return json_sha256(fields)
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=1, ensure_ascii=False) + "\n"

@@ -178,7 +178,7 @@ def _recipe(settings: OpenMojiSettings) -> dict[str, Any]:
         "recipe_version": RECIPE_VERSION,
         "settings": asdict(settings),
         "versions": {name: installed_version(name) for name in distributions},
-        "text_encoder_files": MINILM_SHA256,
+        "text_encoder": {"name": MiniLmEncoder.name, "precision": MiniLmEncoder.precision, "files": MINILM_SHA256},
     }
 
 

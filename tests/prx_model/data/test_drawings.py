@@ -106,7 +106,7 @@ def test_real_drawing_has_white_corners_and_the_yellow_of_its_file(by_key: dict[
 
 @pytest.mark.parametrize("svg", ["", "<svg", "no drawing", '<svg xmlns="http://www.w3.org/2000/svg"/>'])
 def test_what_does_not_render_is_a_value_error(svg: str) -> None:
-    with pytest.raises(ValueError, match="cannot render|nothing to see"):
+    with pytest.raises(ValueError, match=r"cannot render|nothing to see"):
         render(svg, 32)
 
 
