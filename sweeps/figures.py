@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BASELINE, BEST = "baseline", "best"
-MANY_CURVES = 12  # above this many candidates curves are drawn thinner, and small figures number the best one only
+MANY_CURVES = 12  # above this many candidates curves are drawn thinner, and small figures number the best only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ STYLES: Mapping[str, Style] = {
     FAILED: Style(colour="#D55E00", marker="X", line=(0, (4, 1.5)), width=1.4, label="failed"),
     UNFINISHED: Style(colour="#56B4E9", marker=">", line=(0, (1, 1)), width=1.6, label="running or open"),
 }
+ROOM_FOR_NUMBERS_IN = 0.5
 MEAN_LABEL, BAND_LABEL = "baseline, mean over seeds", "baseline, mean ± spread"
 
 
@@ -75,7 +76,7 @@ def curve_figure(summary: Summary, metric: str, *, width_in: float, height_in: f
     """A metric over the steps: the baseline's mean, band and seeds, and every candidate as far as it came."""
     better = "lower" if summary.mode == "min" else "higher"
     label = f"{metric} ({better} is better)" if metric == summary.metric else metric
-    return _curves(summary, metric, summary.baseline[metric], {}, label, width_in, height_in, legend=legend)
+    return _curves(summary, metric, label, (width_in, height_in), means={}, legend=legend)
 
 
 def difference_figure(summary: Summary, *, width_in: float, height_in: float) -> str | None:
@@ -83,12 +84,11 @@ def difference_figure(summary: Summary, *, width_in: float, height_in: float) ->
 
     Differences of a few percent, which decide a sweep, are too small to be seen on curves that fall by factors.
     """
-    points = [point for point in summary.baseline[summary.metric] if point.mean > 0]
-    if not points:
+    means = {point.step: point.mean for point in summary.baseline[summary.metric] if point.mean > 0}
+    if not means:
         return None
-    means = {point.step: point.mean for point in points}
     label = f"{summary.metric}\nagainst baseline, %"
-    return _curves(summary, summary.metric, points, means, label, width_in, height_in, legend=False)
+    return _curves(summary, summary.metric, label, (width_in, height_in), means=means, legend=False)
 
 
 def setting_figure(summary: Summary, dimension: Dimension, *, width_in: float, height_in: float) -> str | None:
@@ -123,37 +123,34 @@ def setting_figure(summary: Summary, dimension: Dimension, *, width_in: float, h
 def _curves(
     summary: Summary,
     metric: str,
-    points: Sequence[BaselinePoint],
-    means: Mapping[int, float],
     label: str,
-    width_in: float,
-    height_in: float,
+    size_in: tuple[float, float],
     *,
+    means: Mapping[int, float],
     legend: bool,
 ) -> str:
     """The curves as they are, or, where the baseline's `means` are given, in percent of them."""
     with figure_style():
-        figure, axes = new_figure(width_in, height_in)
+        figure, axes = new_figure(*size_in)
         curves = {trial.name: _shown(trial.curves.get(metric, {}), means) for trial in summary.trials}
         for trial in summary.baselines:
             _draw_curve(axes, summary, trial, curves[trial.name])
-        _draw_band(axes, points, relative=bool(means))
+        _draw_band(axes, summary.baseline[metric], relative=bool(means))
         best_last = sorted(summary.candidates, key=lambda trial: role(summary, trial) == BEST)
         marks = [m for trial in best_last if (m := _draw_curve(axes, summary, trial, curves[trial.name])) is not None]
-        axes.set_xlim(
-            0, max((trial.num_steps for trial in summary.trials), default=1) * (1.06 if width_in > 8 else 1.1)
-        )
+        most_steps = max((trial.num_steps for trial in summary.trials), default=1)
+        axes.set_xlim(0, most_steps * (1 + ROOM_FOR_NUMBERS_IN / size_in[0]))
         if not means:
             set_value_scale(axes, [value for curve in curves.values() for value in curve.values()])
         axes.set_ylabel(label)
         axes.set_xlabel("optimizer steps")
-        footer = "\n".join(textwrap.wrap(provenance_line(summary), int(width_in * 14)))
+        footer = "\n".join(textwrap.wrap(provenance_line(summary), int(size_in[0] * 14)))
         figure.supxlabel(footer, fontsize=8.5, color="#444444")
         if legend and axes.get_legend_handles_labels()[1]:
-            columns = max(1, int(width_in / 2.1))
+            columns = max(1, int(size_in[0] / 2.1))
             figure.legend(*_legend(axes), loc="outside upper left", ncols=columns, frameon=False, fontsize=9.5)
         if len(marks) > MANY_CURVES and not (legend or means):
-            marks = marks[-1:] if summary.best is not None else []
+            marks = [mark for mark in marks if mark.colour == STYLES[BEST].colour]
         return finished_svg(figure, axes, marks)
 
 
@@ -213,6 +210,7 @@ def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
     """Each kind of curve once."""
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
-    order = [MEAN_LABEL, BAND_LABEL, *(style.label for style in STYLES.values())]
+    order = [ROOM_FOR_NUMBERS_IN = 0.5
+MEAN_LABEL, BAND_LABEL, *(style.label for style in STYLES.values())]
     present = [label for label in order if label in by_label]
     return [by_label[label] for label in present], present

@@ -96,8 +96,8 @@ def _curves(space: SearchSpace, summary: Summary) -> str:
     narrow = figures.curve_figure(summary, metric, width_in=NARROW_IN, height_in=5.2, legend=True)
     alt = f"Curves of {metric} over the steps: the baseline's band and every candidate. {rests_on}."
     caption = (
-        f"{metric} at every evaluation. The band is the baseline's mean ± its spread between seeds. A stopped or failed "
-        "candidate's curve ends where the trial did. Numbers are those of the candidates."
+        f"{metric} at every evaluation. The band is the baseline's mean ± its spread between seeds. A stopped or "
+        "failed candidate's curve ends where the trial did. Numbers are those of the candidates."
     )
     figure = picture(svg_uri(wide), svg_uri(narrow), alt)
     parts = [f'<figure class="card">{figure}<figcaption>{escape(caption)}</figcaption></figure>', _differences(summary)]

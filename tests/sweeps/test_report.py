@@ -1,4 +1,4 @@
-"""The report, from ledgers written by the ledger's own classes: at any time, with any outcome, and never bolder than the data."""
+"""The report, on ledgers written by the ledger's own classes: at any time, and never bolder than the data."""
 
 from __future__ import annotations
 
@@ -373,9 +373,8 @@ def test_page_escapes_everything(tmp_path: Path) -> None:
     overrides = {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.5}
     lab.trial("candidate-000", 1.0, overrides=overrides, until=80, outcome=FAILED, reason=evil)
     lab.paths.space.write_text(evil)
-    write_page(
-        lab.space, lab.paths, lab.summary(), [{**START, "command": evil, "hardware": evil, "packages": {evil: evil}}]
-    )
+    start = {**START, "command": evil, "hardware": evil, "packages": {evil: evil}}
+    write_page(lab.space, lab.paths, lab.summary(), [start])
     page = lab.paths.page.read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 6
@@ -438,7 +437,6 @@ def test_large_and_broken_sample_grids(lab: Lab) -> None:
     assert_whole_and_offline(page)
 
 
-@pytest.mark.slow
 def test_page_of_twenty_trials_is_under_five_megabytes(tmp_path: Path) -> None:
     lab = Lab(tmp_path, candidates=20)
     lab.baselines(1.0, 1.03)
