@@ -210,7 +210,6 @@ def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
     """Each kind of curve once."""
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
-    order = [ROOM_FOR_NUMBERS_IN = 0.5
-MEAN_LABEL, BAND_LABEL, *(style.label for style in STYLES.values())]
+    order = [MEAN_LABEL, BAND_LABEL, *(style.label for style in STYLES.values())]
     present = [label for label in order if label in by_label]
     return [by_label[label] for label in present], present
