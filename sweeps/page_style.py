@@ -63,7 +63,8 @@ ul.small li {{ margin: 2px 0; }}
 .trials .value {{ white-space: nowrap; }}
 .trials td:last-child {{ min-width: 180px; overflow-wrap: anywhere; }}
 .trials tr:last-child td {{ border-bottom: 0; }}
-.dot {{ position: absolute; left: 0; top: .4em; width: 12px; height: 12px; border-radius: 50%; }}
+.dot {{ position: absolute; left: 0; top: .4em; width: 12px; height: 12px; border-radius: 50%;
+  box-shadow: 0 0 0 1px var(--faint); }}
 {_DOTS}
 li {{ margin: 8px 0; overflow-wrap: anywhere; }}
 dl.record {{ display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 16px; font-size: .9375rem;
