@@ -106,7 +106,7 @@ def prepare(config: ExperimentConfig, cache: Path, progress: Progress | None = N
     store = open_store(config.data, cache, progress)
     if config.repa is not None:
         _teacher_tokens(config, store, cache, progress)
-    _build_suite(config, store, cache, "cpu", Workers())
+    _build_suite(config, store, cache, "cpu")
 
 
 def open_store(data: DataConfig, cache: Path, progress: Progress | None = None) -> ImageCaptionStore:
@@ -145,7 +145,7 @@ def _teacher_tokens(config: ExperimentConfig, store: ImageCaptionStore, cache: P
 
 
 def _build_suite(
-    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str, workers: Workers
+    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str
 ) -> MetricSuite:
     from prx_model.metrics.suite import Prompts, build_suite
 
@@ -162,9 +162,6 @@ def _build_suite(
         batch_size=evaluation.batch_size,
         cache=cache,
         device=device,
-        rank=workers.rank,
-        world_size=workers.world_size,
-        gather=workers.gather,
     )
 
 
@@ -193,7 +190,10 @@ class Experiment:
                 pixels = sample(model, noise, text, text_mask, null_text=null_text, config=config)
                 return pixels_to_images(pixels)
 
-            return self.suite.evaluate(generate)
+            workers = self.workers
+            return self.suite.evaluate(
+                generate, rank=workers.rank, world_size=workers.world_size, gather=workers.gather
+            )
 
         return train(
             self.state,
@@ -222,7 +222,6 @@ def open_experiment(
         )
     store = open_store(config.data, cache)
     tokens = None if config.repa is None else _teacher_tokens(config, store, cache)
-    workers = workers or Workers()
     state = TrainState(build_objective(config, store.null_text).to(device), config.training)
     if checkpoint is not None:
         state.load(checkpoint)
@@ -230,8 +229,8 @@ def open_experiment(
         config=config,
         state=state,
         reader=BatchReader(store.train, config.training.batch_size, config.seed, teacher_tokens=tokens),
-        suite=_build_suite(config, store, cache, device, workers),
-        workers=workers,
+        suite=_build_suite(config, store, cache, device),
+        workers=workers or Workers(),
     )
 
 

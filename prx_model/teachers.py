@@ -62,8 +62,8 @@ class TeacherSpec:
     """One row of TEACHERS.
 
     source: package or hub repository. width: Z. patch: px per token. family: how a hub model is read, None for packaged
-    networks. revision: of the hub repository. weights: what is known of the weights before they are loaded; None for hub
-    models, whose weights are hashed when they arrive.
+    networks. revision: of the hub repository. weights: what is known of the weights before they are loaded; None for
+    hub models, whose weights are hashed when they arrive.
     """
 
     name: str
@@ -256,7 +256,7 @@ def load_teacher(name: str) -> Teacher:
 
 
 class DeferredTeacher:
-    """A teacher whose weights are loaded when its tokens are first asked for: a cache that has them never loads them."""
+    """A teacher whose weights are loaded when its tokens are first asked for; where a cache has them, never."""
 
     def __init__(self, name: str) -> None:
         self.spec = teacher_spec(name)

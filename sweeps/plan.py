@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -16,10 +15,10 @@ from prx_model.objective import TrainingObjective
 from prx_model.sampling import sample
 from prx_model.training import TrainState, optimizer_step
 from sweeps.ledger import Ledger
-from sweeps.progress import duration
 from sweeps.search import num_open
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
+from sweeps.wording import duration
 
 TRIAL_START_S = 20  # processes and imports of one trial under Ray Train, measured (benchmarks/)
 MEASURABLE_PARAMETERS = 50_000_000  # above this, a timing step in the driver is no quick look any more
@@ -168,7 +167,3 @@ def _time_sample(config: ExperimentConfig) -> float:
     started = time.perf_counter()
     sample(model, batch.clean, batch.text, batch.text_mask, null_text=null_text, config=config.evaluation.sampler)
     return (time.perf_counter() - started) / count
-
-
-def cache_note(cache: Path) -> str:
-    return f"encoded data and features in {cache}"

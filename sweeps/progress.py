@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -17,6 +16,8 @@ from sweeps.ledger import Ledger, TrialRecord
 from sweeps.rule import compare
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
+from sweeps.summary import short_config
+from sweeps.wording import duration
 
 POLL_S = 1.0
 PLAIN_HEARTBEAT_S = 60.0  # without a terminal, so often a line says that work goes on
@@ -61,7 +62,7 @@ class Watch:
     def _print(self, record: TrialRecord, event: tuple[str, str, int], records: Sequence[TrialRecord]) -> None:
         name, kind, step = event
         if kind == "start":
-            self._line(f"{name:<16} starts    {short_config(record)}")
+            self._line(f"{name:<16} starts    {self._config(record)}")
         elif kind == "evaluation":
             self._line(f"{name:<16} {step:>6}/{record.start.num_steps}  {self._measured(record, step, records)}")
         elif record.end is not None:
@@ -84,6 +85,11 @@ class Watch:
             else:
                 text += " (baseline not there yet)"
         return f"{text}  loss {row.flow_loss:.3f}  {row.images_per_s:.0f} images/s"
+
+    def _config(self, record: TrialRecord) -> str:
+        if record.is_baseline:
+            return f"seed {record.start.seed}"
+        return short_config(record.start, self.space.baseline_config(self.space.first_seed).model.depth)
 
     def _running(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         return [record for record in records if record.end is None]
@@ -120,7 +126,7 @@ class Watch:
             step, total = self._step(record), record.start.num_steps
             filled = round(20 * step / total)
             bar = f"[cyan]{'━' * filled}[/cyan][dim]{'━' * (20 - filled)}[/dim]"
-            table.add_row(record.trial, bar, f"{step}/{total}", f"[dim]{short_config(record)}[/dim]")
+            table.add_row(record.trial, bar, f"{step}/{total}", f"[dim]{self._config(record)}[/dim]")
         table.add_row(f"[dim]{self._standing_line(records).split(';')[0]}[/dim]")
         return table
 
@@ -180,27 +186,3 @@ class CacheProgress:
             self.told = now
             left = (now - self.begun) / max(done, 1) * (total - done)
             self.console.print(f"  {stage}: {done} of {total}, about {duration(left)} left", highlight=False)
-
-
-def short_config(record: TrialRecord) -> str:
-    """The overrides in a few words: teacher dinov2s_saliency, depth 3, weight 0.42."""
-    if record.is_baseline:
-        return f"seed {record.start.seed}"
-    return ", ".join(f"{path.split('.')[-1]} {_shown(value)}" for path, value in record.start.overrides.items())
-
-
-def duration(seconds: float) -> str:
-    """'45 s', '12 min', '3.4 h' or '2.1 days'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def open_console(log: Path | None = None) -> Console:
-    return Console(soft_wrap=True)

@@ -90,6 +90,7 @@ def _run(
     address: str | None,
 ) -> int:
     from sweeps import plan, progress, provenance, report, sweep
+    from sweeps.summary import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
     with sweep.only_driver(paths):
@@ -109,7 +110,7 @@ def _run(
                 # The page is made whatever happened: what is known so far is worth reading.
                 summary = report.summarise(space, started.ledger)
                 report.write_page(space, paths, summary, provenance.read_starts(paths.starts))
-        best = sweep.best_candidate(space, records)
+        best = best_record(space, records)
         sweep.keep_best_model(started, best)
         sweep.collect_checkpoints(started, best)
     console.print()

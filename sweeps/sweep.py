@@ -14,7 +14,7 @@ from typing import Any
 from prx_model.experiment import ExperimentConfig, export_model, prepare
 from sweeps import cluster
 from sweeps.config import load_config, to_plain
-from sweeps.ledger import FAILED, FINISHED, End, Ledger, TrialRecord
+from sweeps.ledger import FAILED, End, Ledger, TrialRecord
 from sweeps.search import SweepSearch, num_open
 from sweeps.space import Resources, SearchSpace, SpaceError
 from sweeps.storage import SweepPaths
@@ -117,15 +117,6 @@ def _record_silent_failures(sweep: Sweep, errors: list[str]) -> None:
             reason = " ".join(errors[0].split())[:400] if errors else "its driver ended without a result"
             log = str(sweep.paths.trial_log(record.trial))
             sweep.ledger.append(End(trial=record.trial, outcome=FAILED, step=record.last_step, reason=reason, log=log))
-
-
-def best_candidate(space: SearchSpace, records: list[TrialRecord]) -> TrialRecord | None:
-    """The candidate with the best metric at the last step, among those that reached it."""
-    finished = [record for record in records if not record.is_baseline and record.outcome == FINISHED]
-    if not finished:
-        return None
-    metric, sign = space.objective.metric, 1 if space.objective.mode == "min" else -1
-    return min(finished, key=lambda record: sign * record.evaluations[-1].metrics[metric])
 
 
 def latest_checkpoint(paths: SweepPaths, trial: str) -> Path | None:

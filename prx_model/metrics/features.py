@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prx_model.hub_teachers import CLIP_MEAN, CLIP_STD, DINOV2_REG, HubFamily, load_hub_model, weights_digest
 from prx_model.metrics.frechet import MISSING_FID
 from prx_model.metrics.names import known
-from prx_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, Frozen, Normalize, resize_bicubic, unit_range
-
-if TYPE_CHECKING:
-    from transformers import CLIPVisionModelWithProjection, Dinov2WithRegistersModel
+from prx_model.pretrained import Frozen, Normalize, resize_bicubic, unit_range
 
 
 class FeatureExtractor(Frozen):
@@ -31,7 +29,7 @@ class FeatureExtractor(Frozen):
     network: image -> [B, F]. With a `side` it is given float RGB in [0, 1], resized to side x side by antialiased
         bicubic interpolation; with side=None it is given the uint8 image as it came, where the metric's definition has
         its own resize.
-    fingerprint: hash of the weights and of all that is said above; equal fingerprints mean equal features.
+    fingerprint: of the weights and of all that is said above; equal ones mean equal features.
     """
 
     def __init__(self, *, name: str, width: int, side: int | None, network: nn.Module) -> None:
@@ -40,12 +38,13 @@ class FeatureExtractor(Frozen):
         self.width = width
         self.side = side
         self.network = network
-        self.fingerprint = _fingerprint(f"{name} {width} {side} {type(network).__qualname__}", network)
+        definition = f"{name} width={width} side={side} weights={weights_digest(network)}"
+        self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()[:16]
         self.freeze()
 
     @torch.no_grad()
-    def forward(self, image: UInt8[Tensor, "B 3 R R"]) -> Float[Tensor, "B F"]:
-        """Raw features, not normalised. Raises ValueError on anything but uint8 RGB."""
+    def forward(self, image: Tensor) -> Float[Tensor, "B F"]:
+        """Raw features, not normalised, of uint8 RGB images [B, 3, R, R]. Raises ValueError on anything else."""
         if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(
                 f"{self.name} got {image.dtype} of shape {tuple(image.shape)}; it takes uint8 RGB, [B, 3, R, R]. "
@@ -60,15 +59,6 @@ class FeatureExtractor(Frozen):
     def _resized(self, image: UInt8[Tensor, "B 3 R R"]) -> Float[Tensor, "B 3 S S"]:
         assert self.side is not None
         return resize_bicubic(unit_range(image), (self.side, self.side))
-
-
-def _fingerprint(definition: str, network: nn.Module) -> str:
-    """16 hex digits of a hash over the definition and every parameter and buffer, by name."""
-    digest = hashlib.sha256(definition.encode())
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +80,7 @@ class ExtractorSpec:
 def load_extractor(name: str) -> FeatureExtractor:
     """The extractor of that name in EXTRACTORS, on the CPU.
 
-    Raises ValueError on an unknown name, on a missing package, and where weights cannot be had.
+    Raises ValueError on an unknown name or a missing package, OSError where weights cannot be downloaded.
     """
     spec = known(EXTRACTORS, name, "extractor")
     extractor = spec.load()
@@ -132,9 +122,51 @@ class _MeanOfMap(nn.Module):
 
 # The networks that published numbers are computed with.
 
-CLIP_REPOSITORY = "openai/clip-vit-large-patch14-336"
-DINOV2_REPOSITORY = "facebook/dinov2-with-registers-large"
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_SOURCE, DINOV2_SOURCE = "openai/clip-vit-large-patch14-336", "facebook/dinov2-with-registers-large"
+
+
+def _image_embedding(model: Any, pixels: Tensor) -> Tensor:
+    return model(pixel_values=pixels).image_embeds
+
+
+def _class_token(model: Any, pixels: Tensor) -> Tensor:
+    return model(pixel_values=pixels).last_hidden_state[:, 0]
+
+
+_CLIP = HubFamily(model_class="CLIPVisionModelWithProjection", mean=CLIP_MEAN, std=CLIP_STD, run=_image_embedding)
+_DINOV2 = replace(DINOV2_REG, run=_class_token)
+
+
+class _HubFeatures(nn.Module):
+    """A transformers vision model behind its family's normalisation, read as the family says."""
+
+    def __init__(self, family: HubFamily, model: nn.Module) -> None:
+        super().__init__()
+        self.family = family
+        self.normalize = Normalize(family.mean, family.std)
+        self.model = model
+
+    def forward(self, image: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B F"]:
+        return self.family.run(self.model, self.normalize(image))
+
+
+def clip_extractor(model: Any, name: str = "clip_vitl14_336") -> FeatureExtractor:
+    """Image embeddings of a CLIPVisionModelWithProjection, at the side that it was made for."""
+    width, side = model.config.projection_dim, model.config.image_size
+    return FeatureExtractor(name=name, width=width, side=side, network=_HubFeatures(_CLIP, model))
+
+
+def dinov2_extractor(model: Any, name: str = "dinov2_vitl14_reg_cls", side: int = 518) -> FeatureExtractor:
+    """The class token of a Dinov2WithRegistersModel, after its last layer norm."""
+    return FeatureExtractor(name=name, width=model.config.hidden_size, side=side, network=_HubFeatures(_DINOV2, model))
+
+
+def _clip_vitl14_336() -> FeatureExtractor:
+    return clip_extractor(load_hub_model(_CLIP, CLIP_SOURCE, "main"))
+
+
+def _dinov2_vitl14_reg_cls() -> FeatureExtractor:
+    return dinov2_extractor(load_hub_model(_DINOV2, DINOV2_SOURCE, "main"))
 
 
 def _inception_v3_fid() -> FeatureExtractor:
@@ -147,67 +179,11 @@ def _inception_v3_fid() -> FeatureExtractor:
     except ModuleNotFoundError as error:
         raise ValueError(f"FID's Inception-v3 cannot be loaded: {error}; {MISSING_FID}") from error
     except OSError as error:
-        raise ValueError(
+        raise OSError(
             f"FID's Inception-v3 weights cannot be downloaded: {error}; "
             "connect this machine once, or put the file that torch-fidelity names into torch.hub's checkpoints folder"
         ) from error
     return FeatureExtractor(name="inception_v3_fid", width=2048, side=None, network=network)
-
-
-def clip_extractor(model: CLIPVisionModelWithProjection, name: str = "clip_vitl14_336") -> FeatureExtractor:
-    """Image embeddings of a CLIP model, behind its projection, at the side that the model was made for."""
-    network = nn.Sequential(Normalize(CLIP_MEAN, CLIP_STD), _ClipEmbedding(model))
-    config = model.config
-    return FeatureExtractor(name=name, width=config.projection_dim, side=int(config.image_size), network=network)  # pyright: ignore
-
-
-def dinov2_extractor(
-    model: Dinov2WithRegistersModel, name: str = "dinov2_vitl14_reg_cls", side: int = 518
-) -> FeatureExtractor:
-    """The class token of a DINOv2 model after its last layer norm."""
-    network = nn.Sequential(Normalize(IMAGENET_MEAN, IMAGENET_STD), _ClassToken(model))
-    return FeatureExtractor(name=name, width=model.config.hidden_size, side=side, network=network)
-
-
-class _ClipEmbedding(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B F"]:
-        return self.model(pixel_values=pixels).image_embeds
-
-
-class _ClassToken(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B F"]:
-        return self.model(pixel_values=pixels).last_hidden_state[:, 0]
-
-
-def _clip_vitl14_336() -> FeatureExtractor:
-    from transformers import CLIPVisionModelWithProjection
-
-    return clip_extractor(_from_hub(CLIPVisionModelWithProjection, CLIP_REPOSITORY))
-
-
-def _dinov2_vitl14_reg() -> FeatureExtractor:
-    from transformers import Dinov2WithRegistersModel
-
-    return dinov2_extractor(_from_hub(Dinov2WithRegistersModel, DINOV2_REPOSITORY))
-
-
-def _from_hub(model_class: Any, repository: str) -> Any:
-    """The pretrained model in float32, whatever precision its files are in."""
-    try:
-        return model_class.from_pretrained(repository, dtype=torch.float32)
-    except OSError as error:
-        raise ValueError(
-            f"cannot load {repository}: {error}; "
-            "connect this machine once, or copy the model into its Hugging Face cache"
-        ) from error
 
 
 EXTRACTORS: dict[str, ExtractorSpec] = {
@@ -222,7 +198,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
     "clip_vitl14_336": ExtractorSpec(
         width=768,
         network="clip_vitl14_336",
-        source=f"Hugging Face: {CLIP_REPOSITORY}",
+        source=f"Hugging Face: {CLIP_SOURCE}",
         licence="MIT",
         note="projected image embedding at 336 px",
         load=_clip_vitl14_336,
@@ -230,10 +206,10 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
     "dinov2_vitl14_reg_cls": ExtractorSpec(
         width=1024,
         network="dinov2_vitl14_reg",
-        source=f"Hugging Face: {DINOV2_REPOSITORY}",
+        source=f"Hugging Face: {DINOV2_SOURCE}",
         licence="Apache-2.0",
         note="class token after the last layer norm, at 518 px",
-        load=_dinov2_vitl14_reg,
+        load=_dinov2_vitl14_reg_cls,
     ),
     "efficientnet_lite0_pool": ExtractorSpec(
         width=1280,

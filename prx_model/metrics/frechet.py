@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # A direction whose variance is this small a part of the largest one is rounding noise; whitening would blow it up.
 SMALLEST_VARIANCE_SHARE = 1e-10
+# The product of two covariances has a feature's fourth power in it. It must stay finite: asked for the eigenvalues of a
+# matrix with an infinity or a NaN in it, LAPACK can end the process instead of raising.
+LARGEST_FEATURE = 1e60
 MISSING_FID = "install the extra: pip install 'prx-sweeps[cluster]', and the torchvision that belongs to your torch"
 
 
@@ -33,6 +36,14 @@ def check_more_samples_than_dimensions(num_samples: int, num_dimensions: int, of
             f"more than {num_dimensions} are needed. "
             "Take more samples, a metric on fewer principal directions, or an unbiased MMD"
         )
+
+
+def _in_float64(features: Float[Tensor, "n F"]) -> Float64[Tensor, "n F"]:
+    """On the CPU and without a graph. Raises FloatingPointError on numbers that no covariance survives."""
+    features = features.detach().cpu().double()
+    if not bool((features.abs() <= LARGEST_FEATURE).all()):  # NaN is not
+        raise FloatingPointError(f"a feature is not finite, or above {LARGEST_FEATURE:g}")
+    return features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +59,7 @@ class ReferenceMoments:
         """Moments of `features`. Raises ValueError unless there are more samples than dimensions."""
         num_samples, width = features.shape
         check_more_samples_than_dimensions(num_samples, width, "reference")
-        features = features.detach().cpu().double()
+        features = _in_float64(features)
         return cls(mean=features.mean(dim=0), covariance=covariance(features), num_samples=num_samples)
 
 
@@ -69,7 +80,7 @@ class PrincipalDirections:
         if not 1 <= k <= width:
             raise ValueError(f"{k} principal directions of {width}-wide features; allowed: 1 to {width}")
         check_more_samples_than_dimensions(num_samples, k, "reference")
-        reference = reference.detach().cpu().double()
+        reference = _in_float64(reference)
         variances, directions = torch.linalg.eigh(covariance(reference))  # ascending
         variances, directions = variances[-k:].flip(0), directions[:, -k:].flip(1)
         usable = int((variances > SMALLEST_VARIANCE_SHARE * variances[0].clamp_min(0)).sum())
@@ -81,7 +92,7 @@ class PrincipalDirections:
         return cls(mean=reference.mean(dim=0), projection=directions / variances.sqrt())
 
     def project(self, features: Float[Tensor, "n F"]) -> Float64[Tensor, "n k"]:
-        return (features.detach().cpu().double() - self.mean) @ self.projection
+        return (_in_float64(features) - self.mean) @ self.projection
 
 
 class FrechetDistance:
@@ -115,7 +126,7 @@ class FrechetDistance:
         self._check_width(features)
         check_more_samples_than_dimensions(features.shape[0], self.width, "generated")
         metric = self._metric()
-        metric.update(features.detach().cpu().double(), real=False)
+        metric.update(_in_float64(features), real=False)
         return float(metric.compute())
 
     def _check_width(self, features: Tensor) -> None:

@@ -20,11 +20,11 @@ BLOCK_ROWS = 1024  # rows of the kernel matrix at a time: 30,000 columns are 250
 
 
 def unit_vectors(features: Float[Tensor, "n F"]) -> Float64[Tensor, "n F"]:
-    """Each row divided by its Euclidean length. Raises FloatingPointError on a row of zeros, which has no direction."""
+    """Each row divided by its Euclidean length. Raises FloatingPointError on a row whose length is 0 or infinite."""
     features = features.detach().double()
     length = features.norm(dim=1, keepdim=True)
-    if not bool((length > 0).all()):
-        raise FloatingPointError("a feature vector of length 0 has no direction; the image gave the network nothing")
+    if not bool(((length > 0) & torch.isfinite(length)).all()):
+        raise FloatingPointError("a feature vector has length 0 or none that is finite, so it has no direction")
     return features / length
 
 

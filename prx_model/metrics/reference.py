@@ -54,12 +54,15 @@ class ReferenceStatistics:
 
         Raises FloatingPointError if a feature or the value is not finite, ValueError if there are too few.
         """
-        name = self.spec.name
-        check_finite(features, f"metric {name!r}: the generated images' features")
-        features = unit_vectors(features) if self.spec.l2_normalise else features
-        features = self.directions.project(features) if self.directions is not None else features
-        value = self.spec.scale * self.compare.distance(features)
-        check_finite(torch.tensor(value), f"metric {name!r}: its value")
+        metric = f"metric {self.spec.name!r}"
+        check_finite(features, f"{metric}: the generated images' features")
+        try:
+            features = unit_vectors(features) if self.spec.l2_normalise else features
+            features = self.directions.project(features) if self.directions is not None else features
+            value = self.spec.scale * self.compare.distance(features)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{metric}: {error}") from error
+        check_finite(torch.tensor(value), f"{metric}: its value")
         return value
 
 

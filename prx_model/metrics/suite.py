@@ -23,12 +23,28 @@ from torch import Tensor
 
 from prx_model.metrics.features import EXTRACTORS, FeatureExtractor, load_extractor
 from prx_model.metrics.reference import ReferenceStatistics, reference_features
-from prx_model.metrics.table import metric_spec
+from prx_model.metrics.table import check_metrics, metric_spec, network_of
+
+__all__ = [
+    "Gather",
+    "Generate",
+    "MetricSuite",
+    "Prompts",
+    "SuiteResult",
+    "build_suite",
+    "check_metrics",
+    "network_of",
+    "sample_noise",
+]
 
 # (noise [B, C, H, W], text [B, L, E], text_mask [B, L]) -> uint8 images [B, 3, R, R]
 Generate = Callable[[Tensor, Tensor, Tensor], Tensor]
 # Equal tensors [n, ...] of every rank -> [world_size * n, ...] in the order of ranks, on every rank.
 Gather = Callable[[Tensor], Tensor]
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +101,6 @@ class MetricSuite:
 
     metrics: names in METRICS. extractors: by extractor name, at least those that the metrics look through, on `device`.
     reference: by metric name. sample_shape: (C, H, W) of the noise. num_kept: images kept for the sample grid.
-    rank, world_size, gather: this worker among all; each of them builds an equal suite, and all evaluate together.
 
     A batch always has min(batch_size, num_samples) rows; the last one is filled up with samples that are dropped, so
     a num_samples that is a multiple of batch_size * world_size wastes nothing.
@@ -105,16 +120,14 @@ class MetricSuite:
         batch_size: int,
         num_kept: int = 16,
         device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-        gather: Gather | None = None,
     ) -> None:
+        check_metrics(metrics)
         self.specs = [metric_spec(name) for name in metrics]
-        self._check(extractors, reference, num_samples, batch_size)
-        if not 0 <= rank < world_size or (world_size > 1 and gather is None):
+        if min(num_samples, batch_size, num_kept) < 1:
             raise ValueError(
-                f"rank {rank} of {world_size} with gather={gather}; allowed: 0 <= rank < world_size, and a gather"
+                f"{num_samples} samples in batches of {batch_size}, {num_kept} kept; allowed: 1 or more of each"
             )
+        self._check(extractors, reference, num_samples)
         self.extractors = {spec.extractor: extractors[spec.extractor] for spec in self.specs}
         self.reference = {spec.name: reference[spec.name] for spec in self.specs}
         self.prompts = prompts
@@ -124,20 +137,13 @@ class MetricSuite:
         self.batch_size = min(batch_size, num_samples)
         self.num_kept = min(num_kept, num_samples)
         self.device = torch.device(device)
-        self.rank, self.world_size = rank, world_size
-        self.gather: Gather = gather or (lambda tensor: tensor)
 
     def _check(
         self,
         extractors: Mapping[str, FeatureExtractor],
         reference: Mapping[str, ReferenceStatistics],
         num_samples: int,
-        batch_size: int,
     ) -> None:
-        if not self.specs or num_samples < 1 or batch_size < 1:
-            raise ValueError(
-                f"{len(self.specs)} metrics, {num_samples} samples, batches of {batch_size}; allowed: 1 or more of each"
-            )
         for spec in self.specs:
             if spec.extractor not in extractors or spec.name not in reference:
                 raise ValueError(
@@ -147,63 +153,73 @@ class MetricSuite:
             spec.check_num_samples(num_samples, extractors[spec.extractor].width, "generated")
 
     @torch.no_grad()
-    def evaluate(self, generate: Generate) -> SuiteResult:
-        """Make the samples and score them. Every rank returns the same values.
+    def evaluate(
+        self, generate: Generate, *, rank: int = 0, world_size: int = 1, gather: Gather = _alone
+    ) -> SuiteResult:
+        """Make the samples and score them.
 
+        rank, world_size, gather: this worker among all; each calls this on an equal suite, and gets equal values.
         Raises FloatingPointError naming the metric if a feature or a value is not finite, on every rank alike.
         """
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} workers; allowed: 0 to {world_size - 1}")
         features: dict[str, list[Tensor]] = {name: [] for name in self.extractors}
         kept: list[Tensor] = []
         sampling_s = scoring_s = 0.0
-        for turn in range(self._num_turns(self.num_samples)):
-            started = time.perf_counter()
-            images = self._generate(generate, turn)
-            self._synchronise()
-            sampled = time.perf_counter()
+        for turn in range(self._num_turns(self.num_samples, world_size)):
+            started = self._now()
+            images = self._generate(generate, turn * world_size + rank)
+            sampled = self._now()
             for name, extractor in self.extractors.items():
                 features[name].append(extractor(images))
-            if turn < self._num_turns(self.num_kept):
+            if turn < self._num_turns(self.num_kept, world_size):
                 kept.append(images)
-            self._synchronise()
             sampling_s += sampled - started
-            scoring_s += time.perf_counter() - sampled
-        started = time.perf_counter()
-        values = self._values({name: self._in_order(batches, self.num_samples) for name, batches in features.items()})
-        images = self._in_order(kept, self.num_kept) if kept else images[:0].cpu()
+            scoring_s += self._now() - sampled
+        started = self._now()
+        values = self._values({name: self._in_order(rows, world_size, gather) for name, rows in features.items()})
+        images = self._in_order(kept, world_size, gather)[: self.num_kept]
         return SuiteResult(
             values=values,
             num_samples=self.num_samples,
-            images=images,
+            images=images.clone(),
             sampling_s=sampling_s,
-            scoring_s=scoring_s + time.perf_counter() - started,
+            scoring_s=scoring_s + self._now() - started,
         )
 
-    def _num_turns(self, num_samples: int) -> int:
+    def _num_turns(self, num_samples: int, world_size: int) -> int:
         """How often each rank makes a batch until there are `num_samples` samples between them."""
-        return -(-num_samples // (self.batch_size * self.world_size))
+        return -(-num_samples // (self.batch_size * world_size))
 
-    def _generate(self, generate: Generate, turn: int) -> UInt8[Tensor, "B 3 R R"]:
-        first = (turn * self.world_size + self.rank) * self.batch_size
-        # Past the end the first samples come again, only to fill the batch: _in_order cuts them off.
+    def _generate(self, generate: Generate, batch: int) -> Tensor:
+        first = batch * self.batch_size
+        # Past the end the first samples come again, only to fill the batch; evaluate() cuts them off.
         indices = [i % self.num_samples for i in range(first, first + self.batch_size)]
         noise = sample_noise(self.noise_seed, indices, self.sample_shape).to(self.device)
         rows = torch.tensor([i % len(self.prompts) for i in indices], device=self.prompts.text.device)
         text, mask = self.prompts.text[rows].to(self.device), self.prompts.text_mask[rows].to(self.device)
         return generate(noise, text, mask)
 
-    def _in_order(self, batches: list[Tensor], num_samples: int) -> Tensor:
-        """The rows of every rank's batches, in the order of the samples, on the CPU."""
-        rows = self.gather(torch.cat(batches)).cpu()
-        rows = rows.unflatten(0, (self.world_size, len(batches), self.batch_size))
-        return rows.transpose(0, 1).flatten(0, 2)[:num_samples].contiguous()
+    def _in_order(self, batches: list[Tensor], world_size: int, gather: Gather) -> Tensor:
+        """The rows of every rank's batches in the order of the samples, without those that filled up, on the CPU."""
+        rows = gather(torch.cat(batches)).cpu()
+        turns = len(batches)
+        if len(rows) != world_size * turns * self.batch_size:
+            raise ValueError(
+                f"gather returned {len(rows)} rows, expected {world_size * turns * self.batch_size}: "
+                f"those of all {world_size} workers, in the order of ranks, on every worker"
+            )
+        by_rank = rows.unflatten(0, (world_size, turns, self.batch_size))
+        return by_rank.transpose(0, 1).flatten(0, 2)[: self.num_samples]
 
     def _values(self, features: dict[str, Tensor]) -> dict[str, float]:
         return {spec.name: self.reference[spec.name].distance(features[spec.extractor]) for spec in self.specs}
 
-    def _synchronise(self) -> None:
-        """Wait for the device, so that its time is counted where it was spent."""
+    def _now(self) -> float:
+        """Seconds, after the device has finished: its time is counted where it was spent."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 def build_suite(
@@ -219,15 +235,13 @@ def build_suite(
     cache: Path,
     device: torch.device | str = "cpu",
     num_kept: int = 16,
-    rank: int = 0,
-    world_size: int = 1,
-    gather: Gather | None = None,
 ) -> MetricSuite:
     """A suite that measures from `images`: loads the networks, and the images' features from `cache` if they are there.
 
     images_fingerprint: tells this set of images, in this order, from every other. Raises ValueError as MetricSuite,
     load_extractor and reference_features do.
     """
+    check_metrics(metrics)
     specs = [metric_spec(name) for name in metrics]
     for spec in specs:  # before a network is loaded
         spec.check_num_samples(num_samples, EXTRACTORS[spec.extractor].width, "generated")
@@ -248,7 +262,4 @@ def build_suite(
         batch_size=batch_size,
         num_kept=num_kept,
         device=device,
-        rank=rank,
-        world_size=world_size,
-        gather=gather,
     )

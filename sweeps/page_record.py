@@ -1,0 +1,79 @@
+"""The page's last section: what the result was made with, so that somebody else can make it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeps.config import to_plain
+from sweeps.page_elements import definitions, details, paragraph, section
+from sweeps.space import SearchSpace
+from sweeps.storage import SweepPaths
+from sweeps.summary import Summary
+from sweeps.wording import count
+
+
+def record_section(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> str:
+    """Settings, every start of the command, resolved configurations, and the search-space file."""
+    parts = [definitions(_settings(space, summary)), "<h3>Starts of the command</h3>"]
+    parts += [definitions(_start(start)) for start in starts] or [paragraph("None is recorded.")]
+    baseline = to_plain(space.baseline_config(space.first_seed))
+    parts.append(details("The baseline's configuration", json.dumps(baseline, indent=2)))
+    best = next((trial for trial in summary.trials if summary.best and trial.name == summary.best.trial), None)
+    if best is not None:
+        config = to_plain(space.candidate_config(best.overrides))
+        parts.append(details(f"The configuration of {best.name}, the best candidate", json.dumps(config, indent=2)))
+    parts.append(_space_file(paths))
+    return section("provenance", "How it was made", *parts)
+
+
+def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
+    evaluation, stop = space.baseline_config(space.first_seed).evaluation, space.stop
+    seen = sorted({trial.num_samples for trial in summary.trials if trial.num_samples is not None})
+    samples = f"n = {evaluation.num_samples} per evaluation, noise seed {evaluation.noise_seed}"
+    if seen and seen != [evaluation.num_samples]:
+        samples += f"; the ledger has evaluations with n = {', '.join(map(str, seen))}"
+    return [
+        ("sweep", f"{space.name}, profile {space.profile}, fingerprint {space.fingerprint}"),
+        ("objective", f"{space.objective.metric}, {space.objective.mode}"),
+        ("searched", "; ".join(f"{dimension.path}: {dimension}" for dimension in space.dimensions)),
+        ("seeds", f"baseline {', '.join(map(str, space.baseline_seeds))}; candidates {space.first_seed}"),
+        ("samples", samples),
+        (
+            "stopping rule",
+            f"margin {stop.margin:g} spreads, patience {stop.patience}, grace {stop.grace:g} of the run: a candidate "
+            f"ends after {count(stop.patience, 'evaluation')} in a row more than {stop.margin:g} spreads worse than "
+            "the baseline, none of them in the grace",
+        ),
+        ("budget", f"{space.budget.candidates} candidates, {space.budget.baseline_seeds} baseline seeds"),
+    ]
+
+
+_TREES = {"True": "with uncommitted changes (dirty)", "False": "clean"}
+
+
+def _start(start: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One line of starts.jsonl. A key that an older version did not write is left out."""
+    tree = _TREES.get(str(start.get("dirty")), "whether it was changed is unknown")
+    packages = start.get("packages") or {}
+    versions = [f"python {start['python']}"] if "python" in start else []
+    versions += [f"{name} {version}" for name, version in packages.items()]
+    reason = f" ({start['profile_reason']})" if start.get("profile_reason") else ""
+    pairs = [
+        ("time", start.get("time")),
+        ("command", start.get("command")),
+        ("profile", f"{start['profile']}{reason}" if "profile" in start else None),
+        ("commit", f"{start['commit']}, {tree}" if "commit" in start else None),
+        ("versions", ", ".join(versions)),
+        ("hardware", start.get("hardware")),
+    ]
+    return [(name, str(value)) for name, value in pairs if value]
+
+
+def _space_file(paths: SweepPaths) -> str:
+    try:
+        text = paths.space.read_text(errors="replace")
+    except OSError:
+        return paragraph("No copy of the search-space file is kept in the sweep's folder.")
+    return details("The search-space file, as it was when the sweep began", text)

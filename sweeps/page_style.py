@@ -1,0 +1,101 @@
+"""How the page looks, in light and in dark mode, on a screen and on a phone. Figures stand on white cards in both."""
+
+from __future__ import annotations
+
+from sweeps.figures import STYLES
+
+# The browser itself then refuses to load anything from a network.
+SECURITY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+)
+
+_DOTS = "\n".join(f".dot.{role} {{ background: {style.colour}; }}" for role, style in STYLES.items())
+
+STYLE = f"""
+:root {{ color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --text: #1b1f24; --faint: #58606b;
+  --line: #d8dce2;
+  --accent: #0072B2; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #14171b; --card: #1e2329; --text: #e6e9ed; --faint: #a2abb6; --line: #363d46; --accent: #56B4E9; }}
+}}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+  -webkit-text-size-adjust: 100%; overflow-wrap: break-word; }}
+main {{ max-width: 1120px; margin: 0 auto; padding: 24px 20px 64px; }}
+h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0 0 16px; text-wrap: balance; }}
+h2 {{ font-size: 1.25rem; margin: 44px 0 12px; }}
+h3 {{ font-size: 1rem; margin: 24px 0 8px; }}
+p {{ margin: 8px 0; max-width: 80ch; }}
+a {{ color: var(--accent); }}
+.kicker, .small, figcaption {{ color: var(--faint); font-size: .875rem; }}
+.kicker {{ margin: 0 0 4px; }}
+span.small {{ display: block; line-height: 1.35; }}
+.answer {{ font-size: 1.2rem; line-height: 1.4; border-left: 4px solid var(--accent); padding: 6px 0 6px 14px;
+  margin: 0 0 12px; }}
+.state {{ font-weight: 600; }}
+.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 20px 0 0; }}
+.tiles div {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }}
+.tiles dt {{ color: var(--faint); font-size: .875rem; }}
+.tiles dd {{ margin: 0; font-size: 1.35rem; font-weight: 600; line-height: 1.3; }}
+.tiles dd.small {{ font-size: .875rem; font-weight: 400; }}
+figure.card, .scroll.card {{ margin: 0; background: #ffffff; border: 1px solid var(--line); border-radius: 10px;
+  padding: 12px; }}
+.card, .card figcaption, .card th, .card td {{ color: #1b1f24; }}
+.card figcaption {{ color: #4a525c; margin-top: 8px; }}
+section > figure.card + figure.card {{ margin-top: 16px; }}
+figure img {{ display: block; width: 100%; height: auto; }}
+img.grid {{ image-rendering: pixelated; }}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }}
+.scroll {{ overflow-x: auto; }}
+.strip th, .strip td {{ padding: 4px; text-align: left; font-size: .8125rem; vertical-align: top; border: 0; }}
+.strip img {{ display: block; width: 150px; height: auto; }}
+table {{ border-collapse: collapse; }}
+table.trials {{ width: 100%; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  font-size: .9375rem; }}
+.trials th, .trials td {{ text-align: left; vertical-align: top; padding: 8px 10px;
+  border-bottom: 1px solid var(--line); }}
+.trials th {{ font-size: .8125rem; color: var(--faint); font-weight: 600; }}
+ul.small li {{ margin: 2px 0; }}
+.trials td {{ font-variant-numeric: tabular-nums; }}
+.trials td:first-child div {{ position: relative; padding-left: 20px; min-width: 150px; }}
+.trials .value {{ white-space: nowrap; }}
+.trials td:last-child {{ min-width: 180px; overflow-wrap: anywhere; }}
+.trials tr:last-child td {{ border-bottom: 0; }}
+.dot {{ position: absolute; left: 0; top: .4em; width: 12px; height: 12px; border-radius: 50%;
+  box-shadow: 0 0 0 1px var(--faint); }}
+{_DOTS}
+li {{ margin: 8px 0; overflow-wrap: anywhere; }}
+dl.record {{ display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 16px; font-size: .9375rem;
+  margin: 12px 0;
+  padding: 12px 14px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }}
+.record dt {{ color: var(--faint); }}
+.record dd {{ margin: 0; overflow-wrap: anywhere; }}
+details {{ margin: 10px 0; }}
+summary {{ cursor: pointer; }}
+pre {{ overflow-x: auto; font-size: .8125rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; padding: 12px; }}
+@media (max-width: 900px) {{
+  main {{ padding: 16px 12px 48px; }}
+  h1 {{ font-size: 1.35rem; }}
+  .answer {{ font-size: 1.0625rem; }}
+  .tiles {{ grid-template-columns: 1fr 1fr; gap: 8px; }}
+  table.trials {{ border: 0; background: none; }}
+  .trials, .trials tbody, .trials tr, .trials td {{ display: block; width: 100%; }}
+  .trials thead {{ display: none; }}
+  .trials tr {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin-bottom: 12px;
+    padding: 6px 12px; }}
+  .trials td {{ display: grid; grid-template-columns: 108px minmax(0, 1fr); gap: 8px; border: 0; padding: 4px 0; }}
+  .trials td::before {{ content: attr(data-name); color: var(--faint); font-size: .8125rem; overflow-wrap: anywhere;
+    }}
+  .trials td:first-child {{ display: block; font-weight: 600; }}
+  .trials td:first-child::before {{ content: none; }}
+  .trials td:first-child span {{ font-weight: 400; }}
+  .trials td:last-child {{ min-width: 0; }}
+  .trials td.empty {{ display: none; }}
+  .strip img {{ width: 120px; }}
+  dl.record {{ grid-template-columns: 1fr; gap: 0; }}
+  .record dd {{ margin-bottom: 8px; }}
+}}
+"""

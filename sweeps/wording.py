@@ -1,0 +1,122 @@
+"""Numbers and findings in words: what the terminal and the page say alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sweeps.ledger import FINISHED, STOPPED
+
+if TYPE_CHECKING:
+    from sweeps.summary import Best, Compute, Reading, TrialSummary
+
+
+def number(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
+
+
+def signed_percent(percent: float) -> str:
+    return f"{percent:+.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """'42 s', '3 min 20 s', '5.3 h', '12.5 days'."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 3 * 86400 else f"{seconds / 86400:.1f} days"
+
+
+def count(amount: int, noun: str) -> str:
+    """'1 trial', '2 trials'."""
+    return f"{amount} {noun}{'' if amount == 1 else 's'}"
+
+
+def spreads(gap: float) -> str:
+    """'3.4 spreads', whichever side; a value of 0 or below, which the logarithm cannot take, is just far away."""
+    return f"{abs(gap):.1f} spreads" if math.isfinite(gap) else "far beyond the spread"
+
+
+def difference(reading: Reading) -> tuple[str, str]:
+    """('200.7 (-5.1 %)', '3.4 spreads better'): the second part is '' without a spread to compare with."""
+    percent = "" if reading.percent is None else f" ({signed_percent(reading.percent)})"
+    side = "" if reading.gap is None else f"{spreads(reading.gap)} {'worse' if reading.gap > 0 else 'better'}"
+    return f"{number(reading.value)}{percent}", side
+
+
+def spoken_difference(reading: Reading, metric: str) -> str:
+    """'beats the baseline by 5.1 % (3.4 spreads) in fid at step 400'."""
+    assert reading.gap is not None
+    verb = "beats" if reading.gap < 0 else "falls short of" if reading.gap > 0 else "equals"
+    percent = "" if reading.percent is None else f"{abs(reading.percent):.1f} % "
+    return f"{verb} the baseline by {percent}({spreads(reading.gap)}) in {metric} at step {reading.step}"
+
+
+def answer(
+    metric: str, num_planned: int, candidates: Sequence[TrialSummary], best: Best | None, *, complete: bool
+) -> str:
+    """One sentence. It says yes or no only where everything has ended and the difference is more than noise."""
+    ended = sum(trial.ended for trial in candidates)
+    progress = f"{ended} of {max(num_planned, len(candidates))} candidates have ended"
+    if best is None:
+        return _answer_without_best(candidates, progress, complete)
+    if best.reading.gap is None:
+        missing = f"there are not two baseline seeds at step {best.reading.step} to compare with"
+        return f"Not answered yet: {progress}, and {missing}."
+    found = f"{best.trial} ({best.config}) {spoken_difference(best.reading, metric)}"
+    if not complete:
+        return f"Not answered yet: {progress}; so far {found}."
+    if not best.conclusive:
+        among = f", the best of {best.chosen_from} candidates," if best.chosen_from > 1 else ""
+        return f"Inconclusive: {found}; that{among} is within the noise."
+    return f"{'No: the best that finished,' if best.reading.gap > 0 else 'Yes:'} {found}."
+
+
+def _answer_without_best(candidates: Sequence[TrialSummary], progress: str, complete: bool) -> str:
+    if not complete:
+        return f"Not answered yet: {progress}, none of them at the last step."
+    stopped = sum(trial.outcome == STOPPED for trial in candidates)
+    failed = len(candidates) - stopped
+    if not stopped:
+        return f"Not answered yet: {'the only candidate' if failed == 1 else f'all {failed} candidates'} failed."
+    failures = f", {failed} failed" if failed else ""
+    return f"No: no candidate kept up with the baseline ({stopped} stopped{failures})."
+
+
+def caution(best: Best) -> str:
+    """What the best candidate's difference is worth: it is one seed, and the best of several is flattered."""
+    if best.reading.gap is None:
+        return "There is no spread to measure the difference with."
+    verdict = "" if best.conclusive else "Inconclusive: the difference is within the noise. "
+    if best.chosen_from < 2:
+        return f"{verdict}It is one candidate with one seed."
+    return (
+        f"{verdict}It is the best of {best.chosen_from} candidates, one seed each, so its lead is flattered: "
+        f"if none differed from the baseline, the best of {best.chosen_from} would still lead by about "
+        f"{best.luck:.1f} spreads."
+    )
+
+
+def compute_sentence(compute: Compute) -> str:
+    sentence = f"{duration(compute.spent_s)} of training and evaluation, summed over trials"
+    if compute.num_stopped:
+        saved = f"saved about {duration(compute.saved_s)} (estimate)"
+        sentence += f"; stopping {count(compute.num_stopped, 'trial')} {saved}"
+    if compute.num_repeated:
+        repeated = count(compute.num_repeated, "evaluation")
+        sentence += f"; {duration(compute.repeated_s)} ({repeated}) repeated after resumes"
+    return sentence
+
+
+def outcome(trial: TrialSummary) -> str:
+    """'stopped: why'. A finished trial needs no reason."""
+    return trial.outcome if trial.outcome == FINISHED else f"{trial.outcome}: {trial.reason}"
+
+
+def steps(trial: TrialSummary) -> str:
+    """'400', or '160/400' where the trial has not trained all of its steps."""
+    return f"{trial.step}" if trial.step >= trial.num_steps else f"{trial.step}/{trial.num_steps}"

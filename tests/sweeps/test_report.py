@@ -1,0 +1,456 @@
+"""The report, on ledgers written by the ledger's own classes: at any time, and never bolder than the data."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from prx_model.model import MODELS
+from sweeps.config import to_plain
+from sweeps.figure_axes import LABEL_PT, apart
+from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, Start
+from sweeps.report import Summary, final_lines, final_table, summarise, write_page
+from sweeps.rule import StopConfig, compare
+from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace
+from sweeps.storage import SweepPaths
+from sweeps.summary import luck_of_best
+from sweeps.sweep import best_candidate
+
+OBJECTIVE, OTHER = "mmd_opennsfw", "frechet_opennsfw_pc32"
+SECTIONS = ("answer", "curves", "metrics", "samples", "trials", "settings", "failures", "provenance")
+STEPS = (40, 80, 120, 160, 200)
+START = {
+    "time": "2026-01-02T03:04:05+0000",
+    "command": "python sweeps/run.py search_spaces/repa.yaml",
+    "profile": "laptop",
+    "profile_reason": "no running Ray cluster was found",
+    "commit": "0123abcd",
+    "dirty": True,
+    "python": "3.11.7",
+    "packages": {"torch": "2.13.0"},
+    "hardware": "2 cores, no GPU",
+}
+
+
+class Lab:
+    """A sweep's folder that tests fill."""
+
+    def __init__(
+        self, folder: Path, *, candidates: int, question: str = "Which teacher wins?", mode: str = "min"
+    ) -> None:
+        self.space = SearchSpace(
+            file="search_spaces/repa.yaml",
+            name="repa",
+            profile="laptop",
+            question=question,
+            objective=Objective(metric=OBJECTIVE, mode=mode),
+            base={
+                "model": to_plain(MODELS["prx_tiny"]),
+                "training": {"steps": STEPS[-1], "eval_every_steps": STEPS[0]},
+                "evaluation": {"metrics": [OBJECTIVE, OTHER], "num_samples": 384, "noise_seed": 7},
+            },
+            baseline={"repa": None},
+            dimensions=(
+                Dimension(path="repa.teacher", kind="choice", values=("dinov2s_saliency", "efficientnet_lite0")),
+                Dimension(path="repa.depth", kind="int", low=1, high=2),
+                Dimension(path="repa.weight", kind="float", low=0.05, high=2.0, log=True),
+            ),
+            points=(),
+            stop=StopConfig(),
+            budget=Budget(candidates=candidates, baseline_seeds=2),
+            resources=Resources(),
+        )
+        self.paths = SweepPaths.of(self.space, folder)
+        self.paths.create()
+        self.ledger = Ledger(self.paths)
+
+    def baselines(self, *factors: float) -> None:
+        for seed, factor in enumerate(factors):
+            self.trial(f"baseline-seed{seed}", factor, role=BASELINE, seed=seed, overrides={"repa": None})
+
+    def trial(
+        self,
+        name: str,
+        factor: float,
+        *,
+        role: str = CANDIDATE,
+        seed: int = 0,
+        overrides: Mapping[str, Any] | None = None,
+        until: int = STEPS[-1],
+        outcome: str | None = FINISHED,
+        end_step: int | None = None,
+        reason: str = "trained all 200 steps",
+    ) -> None:
+        """`factor` times one falling curve; 10 s of training and 2 s of evaluation a row."""
+        chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
+        start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
+        self.ledger.append(start)
+        for step in STEPS:
+            if step <= until:
+                self.row(name, step, factor)
+        if outcome is not None:
+            log = str(self.paths.trial_log(name))
+            self.ledger.append(End(trial=name, outcome=outcome, step=end_step or until, reason=reason, log=log))
+
+    def row(self, name: str, step: int, factor: float) -> None:
+        value = factor * 500 * math.exp(-step / 150)
+        self.ledger.append(
+            EvaluationRow(
+                trial=name,
+                step=step,
+                metrics={OBJECTIVE: value, OTHER: value / 40},
+                num_samples=384,
+                flow_loss=0.3,
+                repa_loss=None,
+                grad_norm=0.1,
+                images_per_s=70.0,
+                train_s=10.0,
+                eval_s=2.0,
+                peak_memory_bytes=1,
+                resumed_from=0,
+            )
+        )
+
+    def grids(self, name: str, side: int = 67, steps: tuple[int, ...] = STEPS) -> None:
+        for step in steps:
+            path = self.paths.sample_grid(name, step)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(step).integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+
+    def summary(self) -> Summary:
+        return summarise(self.space, self.ledger)
+
+    def page(self) -> str:
+        return write_page(self.space, self.paths, self.summary(), [START]).read_text()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """Two baselines; one candidate each that finished ahead, was stopped, failed."""
+    lab = Lab(tmp_path, candidates=3)
+    lab.baselines(1.0, 1.03)
+    lab.trial("candidate-000", 0.9)
+    lab.trial("candidate-001", 1.2, until=120, outcome=STOPPED, reason="5 spreads worse, 2 evaluations in a row")
+    lab.trial("candidate-002", 1.0, until=80, outcome=FAILED, end_step=97, reason="diverged: loss [nan] <at> step 97")
+    return lab
+
+
+class _Tags(HTMLParser):
+    """Every tag with its attributes, and whether each was closed in order."""
+
+    VOID = frozenset({"meta", "img", "source", "wbr", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+
+def parsed(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    """The page's tags. Fails where one is left open or closed out of order."""
+    parser = _Tags()
+    parser.feed(page)
+    assert parser.open == []
+    return parser.seen
+
+
+def assert_whole_and_offline(page: str) -> None:
+    tags = parsed(page)
+    assert [attributes["id"] for tag, attributes in tags if tag in ("header", "section")] == list(SECTIONS)
+    for tag, attributes in tags:
+        assert tag not in ("script", "link", "iframe", "object"), tag
+        for name in ("src", "srcset", "poster", "background"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+        assert not (attributes.get("href") or "").startswith(("http", "//"))
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def figures_of(page: str) -> list[str]:
+    return [base64.b64decode(code).decode() for code in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)]
+
+
+def printed(summary: Summary, width: int = 100, soft_wrap: bool = False) -> str:
+    console = Console(width=width, force_terminal=False, soft_wrap=soft_wrap)
+    with console.capture() as capture:
+        console.print(final_table(summary))
+    return capture.get()
+
+
+def test_readings_are_those_of_the_rule_at_the_trials_own_last_step(lab: Lab) -> None:
+    summary = lab.summary()
+    stopped = next(trial for trial in summary.trials if trial.name == "candidate-001")
+    mean = math.sqrt(1.03)
+    record = lab.ledger.record("candidate-001")
+    assert record is not None
+    expected = compare(record.curve(OBJECTIVE), lab.ledger.baseline_curves(OBJECTIVE))[-1]
+    reading = stopped.readings[OBJECTIVE]
+    assert (reading.step, reading.gap) == (120, expected.gap)
+    assert reading.percent == pytest.approx(100 * (1.2 / mean - 1))
+    assert stopped.readings[OTHER].percent == pytest.approx(100 * (1.2 / mean - 1))
+    assert stopped.config == "dinov2s_saliency, depth 1/2, weight 0.422"
+
+
+def test_baseline_points_are_means_and_spread_over_seeds(lab: Lab) -> None:
+    points = lab.summary().baseline[OBJECTIVE]
+    assert [point.step for point in points] == list(STEPS)
+    assert points[-1].mean == pytest.approx(500 * math.exp(-200 / 150) * math.sqrt(1.03))
+    assert points[-1].spread == pytest.approx(math.log(1.03) / math.sqrt(2))
+    assert {point.seeds for point in points} == {2}
+
+
+def test_a_failed_baseline_is_left_out_of_the_mean(lab: Lab) -> None:
+    lab.trial("baseline-seed9", 9.0, role=BASELINE, seed=9, overrides={"repa": None}, outcome=FAILED, reason="lost")
+    point = lab.summary().baseline[OBJECTIVE][-1]
+    assert (point.seeds, point.mean) == (2, pytest.approx(500 * math.exp(-200 / 150) * math.sqrt(1.03)))
+
+
+def test_best_is_the_one_whose_model_the_sweep_keeps(lab: Lab) -> None:
+    lab.trial("candidate-003", 0.95)
+    best, kept = lab.summary().best, best_candidate(lab.space, lab.ledger.records())
+    assert best is not None
+    assert kept is not None
+    assert best.trial == kept.trial == "candidate-000"
+    assert best.chosen_from == 4
+
+
+def test_yes_names_the_candidate_and_both_units(lab: Lab) -> None:
+    summary = lab.summary()
+    assert summary.complete
+    assert summary.best is not None
+    gap = summary.best.reading.gap
+    assert gap is not None
+    assert gap < -2
+    percent = 100 * (1 - 0.9 / math.sqrt(1.03))
+    assert summary.answer == (
+        "Yes: candidate-000 (dinov2s_saliency, depth 1/2, weight 0.422) beats the baseline by "
+        f"{percent:.1f} % ({-gap:.1f} spreads) in {OBJECTIVE} at step 200."
+    )
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.0, 1.04])
+def test_a_difference_below_two_spreads_is_inconclusive_everywhere(tmp_path: Path, factor: float) -> None:
+    lab = Lab(tmp_path, candidates=2)
+    lab.baselines(1.0, 1.03)
+    lab.trial("candidate-000", factor)
+    lab.trial("candidate-001", 1.05)
+    summary = lab.summary()
+    assert summary.best is not None
+    assert summary.best.reading.gap is not None
+    assert abs(summary.best.reading.gap) < 2
+    assert summary.answer.startswith("Inconclusive: ")
+    lines, page = "\n".join(final_lines(summary, lab.paths)), lab.page()
+    for text in (lines, page):
+        assert "Inconclusive" in text
+        assert "the best of 2 candidates" in text
+        assert "flattered" in text
+        assert "Yes:" not in text
+
+
+def test_no_where_the_best_is_clearly_worse(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=1)
+    lab.baselines(1.0, 1.03)
+    lab.trial("candidate-000", 1.3)
+    assert lab.summary().answer.startswith("No: the best that finished, candidate-000")
+    assert "falls short of the baseline by 28.1 %" in lab.summary().answer
+
+
+def test_no_where_every_candidate_was_stopped(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=2)
+    lab.baselines(1.0, 1.03)
+    for number in range(2):
+        lab.trial(f"candidate-00{number}", 1.3, until=120, outcome=STOPPED)
+    assert lab.summary().answer == "No: no candidate kept up with the baseline (2 stopped)."
+
+
+def test_more_is_better_where_the_objective_is_maximised(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=2, mode="max")
+    lab.baselines(1.0, 1.03)
+    lab.trial("candidate-000", 0.8)
+    lab.trial("candidate-001", 1.3)
+    summary = lab.summary()
+    assert summary.best is not None
+    assert summary.best.trial == "candidate-001"
+    assert summary.answer.startswith("Yes: candidate-001")
+    assert [trial.name for trial in summary.ranked()] == ["candidate-001", "candidate-000"]
+
+
+def test_a_lead_that_luck_explains_is_no_yes(lab: Lab) -> None:
+    """The best of many leads by two spreads without any difference: then two spreads are not enough."""
+    assert luck_of_best(1, 3) == 0
+    assert luck_of_best(24, 3) == pytest.approx(1.95 / math.sqrt(4 / 3), abs=0.02)
+    assert luck_of_best(200, 1000) > 2
+    spread = math.log(1.03) / math.sqrt(2) * math.sqrt(1.5)
+    many = Lab(lab.paths.root.parent / "many", candidates=300)
+    many.baselines(1.0, 1.03)
+    many.trial("candidate-000", math.sqrt(1.03) * math.exp(-2.1 * spread))
+    for number in range(1, 300):
+        many.trial(f"candidate-{number:03d}", 1.3, until=40, outcome=STOPPED)
+    best = many.summary().best
+    assert best is not None
+    assert best.reading.gap == pytest.approx(-2.1)
+    assert best.luck > 2.1
+    assert not best.conclusive
+    assert many.summary().answer.startswith("Inconclusive")
+
+
+def test_compute_saved_and_repeated(lab: Lab) -> None:
+    lab.row("candidate-000", 160, 0.9)  # made again after a resume
+    compute = lab.summary().compute
+    assert compute.spent_s == 12 * (5 + 5 + 5 + 3 + 2 + 1)
+    assert compute.saved_s == pytest.approx(36 / 120 * 80)
+    assert (compute.num_repeated, compute.repeated_s) == (1, 12)
+    line = next(line for line in final_lines(lab.summary(), lab.paths) if line.startswith("compute"))
+    assert "stopping 1 trial saved about 24 s (estimate)" in line
+    assert "12 s (1 evaluation) repeated after resumes" in line
+
+
+@pytest.mark.parametrize("soft_wrap", [False, True])
+def test_the_table_fits_100_columns_and_is_plain(lab: Lab, soft_wrap: bool) -> None:
+    text = printed(lab.summary(), soft_wrap=soft_wrap)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\x1b" not in text
+    rows = [text.index(name) for name in ("baseline", "candidate-000 *", "candidate-001", "candidate-002")]
+    assert rows == sorted(rows)
+    assert "120/200" in text
+    assert "spreads better" in text
+    assert "[nan]" in text  # no markup
+
+
+def test_lines_tell_what_failed_and_where_the_log_is(lab: Lab) -> None:
+    lab.paths.best_model.mkdir()
+    lines = final_lines(lab.summary(), lab.paths)
+    log = lab.paths.trial_log("candidate-002")
+    assert f"failed: candidate-002 at step 97: diverged: loss [nan] <at> step 97; log: {log}" in lines
+    assert f"page: {lab.paths.page}" in lines
+    assert f"best model: {lab.paths.best_model}" in lines
+
+
+def test_page_has_every_section_and_loads_nothing(lab: Lab) -> None:
+    for name in ("baseline-seed0", "candidate-000"):
+        lab.grids(name)
+    lab.paths.space.write_text("# card\nquestion: a < b\n")
+    page = lab.page()
+    assert_whole_and_offline(page)
+    for text in ("stopped", "failed at step 97 of 200", "NOT FID", "n = 384", "seeds 0, 1", "0123abcd", "dirty"):
+        assert text in page
+    for text in ("no running Ray cluster", "torch 2.13.0", "2 cores, no GPU", "margin 2 spreads", "noise seed 7"):
+        assert text in page
+    assert "question: a &lt; b" in page
+    assert "&quot;noise_seed&quot;: 7" in page
+    assert "≈ 24 s" in page
+    assert page.count("data:image/png;base64,") == 2 + 2 * len(STEPS)
+    assert len(figures_of(page)) == 2 + 2 + 1 + 3
+    assert all(figure.rstrip().endswith("</svg>") for figure in figures_of(page))
+    assert list(lab.paths.root.glob(".*.tmp")) == []
+
+
+def test_page_escapes_everything(tmp_path: Path) -> None:
+    evil = '<script>alert("x")</script>'
+    lab = Lab(tmp_path, candidates=1, question=f"{evil} & more?")
+    lab.baselines(1.0, 1.03)
+    overrides = {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.5}
+    lab.trial("candidate-000", 1.0, overrides=overrides, until=80, outcome=FAILED, reason=evil)
+    lab.paths.space.write_text(evil)
+    start = {**START, "command": evil, "hardware": evil, "packages": {evil: evil}}
+    write_page(lab.space, lab.paths, lab.summary(), [start])
+    page = lab.paths.page.read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 6
+    assert_whole_and_offline(page)
+
+
+def test_page_of_an_empty_ledger(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=3)
+    page = write_page(lab.space, lab.paths, lab.summary(), []).read_text()
+    assert_whole_and_offline(page)
+    assert "Not answered yet: 0 of 3 candidates have ended" in page
+    assert "No samples yet" in page
+    assert "no evaluation yet" in page
+    assert "0 of 2 seeds finished" in printed(lab.summary())
+
+
+def test_page_with_one_baseline_seed_has_no_band_and_no_gap(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=1)
+    lab.baselines(1.0)
+    lab.trial("candidate-000", 0.5)
+    summary, page = lab.summary(), lab.page()
+    assert summary.answer.startswith("Not answered yet: 1 of 1 candidates have ended, and there are not two baseline")
+    assert summary.baseline[OBJECTIVE][-1].spread is None
+    assert "spreads better" not in page
+    assert_whole_and_offline(page)
+    assert "no spread yet" in printed(summary)
+
+
+def test_page_while_trials_run(lab: Lab) -> None:
+    lab.space = replace(lab.space, budget=Budget(candidates=5, baseline_seeds=2))
+    lab.trial("candidate-003", 1.0, until=80, outcome=None)
+    lab.trial("candidate-004", 1.0, until=0, outcome=None)
+    summary, page = lab.summary(), lab.page()
+    assert not summary.complete
+    assert summary.answer.startswith("Not answered yet: 3 of 5 candidates have ended; so far candidate-000")
+    assert "not complete" in page
+    assert "1 finished, 1 stopped, 1 failed, 2 unfinished" in page
+    assert_whole_and_offline(page)
+    assert "unfinished: no evaluation yet" in " ".join(printed(summary, width=160).split())
+
+
+def test_values_at_or_below_zero_can_be_shown(lab: Lab) -> None:
+    """An unbiased MMD can be: no logarithm, no percent of a negative mean, no crash."""
+    lab.row("candidate-000", 200, -0.01)
+    summary = lab.summary()
+    assert summary.best is not None
+    assert summary.best.reading.gap == -math.inf
+    assert "far beyond the spread" in summary.answer
+    assert_whole_and_offline(lab.page())
+    assert "nan" not in printed(summary).replace("[nan]", "")
+
+
+def test_large_and_broken_sample_grids(lab: Lab) -> None:
+    for name in ("baseline-seed0", "candidate-000"):
+        lab.grids(name, side=1027)
+    lab.paths.sample_grid("candidate-000", 200).write_bytes(b"\x89PNG torn")
+    page = lab.page()
+    assert "unreadable picture" in page
+    assert page.count("data:image/jpeg;base64,") == 1 + 2 * len(STEPS) - 1
+    assert_whole_and_offline(page)
+
+
+def test_page_of_twenty_trials_is_under_five_megabytes(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=20)
+    lab.baselines(1.0, 1.03)
+    for number in range(20):
+        lab.trial(f"candidate-{number:03d}", 0.9 + number / 50)
+    for name in ("baseline-seed0", "candidate-000"):
+        lab.grids(name, side=1027)
+    assert len(lab.page()) < 5_000_000
+
+
+def test_numbers_beside_points_never_lie_on_each_other() -> None:
+    assert apart([0.0, 100.0], 0, 200) == [0.0, 100.0]
+    crowded = apart([50.0] * 5, 0, 200)
+    assert np.diff(crowded) == pytest.approx(LABEL_PT)
+    assert np.mean(crowded) == pytest.approx(50)
+    assert max(apart([199.0] * 5, 0, 200)) <= 200
+    assert min(apart([1.0] * 5, 0, 200)) >= 0
