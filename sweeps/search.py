@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray.tune.result import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
 from sweeps.config import fingerprint, to_plain
@@ -144,7 +143,7 @@ class SweepSearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         planned = self._next_known(trial_id) if self.queue else self._next_candidate(trial_id)
         if planned is None:
-            return Searcher.FINISHED
+            return Searcher.FINISHED  # pyright: ignore[reportReturnType] (so Ray has it)
         self.names[trial_id] = planned
         self._record_start(planned)
         return {"planned": {"trial": planned.trial, "role": planned.role, "config": self._config(planned)}}
@@ -200,7 +199,7 @@ class SweepSearch(Searcher):
         values = list(record.curve(self.space.objective.metric).values()) if record else []
         # Tune's own iteration restarts at 1 after a resume; the position in the curve does not.
         for position in range(self.num_told.get(trial_id, 0), len(values)):
-            self.optuna.on_trial_result(trial_id, {self.metric: values[position], TRAINING_ITERATION: position})
+            self.optuna.on_trial_result(trial_id, {self.metric: values[position], "training_iteration": position})
         self.num_told[trial_id] = len(values)
         return record
 
