@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray.tune.result import TRAINING_ITERATION
+from ray.air.constants import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
 from sweeps.config import fingerprint, to_plain
@@ -141,7 +141,8 @@ class SweepSearch(Searcher):
             intermediate_values=values,
         )
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's settings for Tune, or Searcher.FINISHED."""
         planned = self._next_known(trial_id) if self.queue else self._next_candidate(trial_id)
         if planned is None:
             return Searcher.FINISHED
