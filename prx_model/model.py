@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -96,9 +96,8 @@ class PRX(nn.Module):
     def _zero_final_layer(self) -> None:
         """Photoroom's initialisation, which diffusers leaves out: the untrained model predicts velocity 0."""
         final = self.transformer.final_layer
-        for linear in (final.linear, final.adaLN_modulation[1]):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for parameter in (*final.linear.parameters(), *final.adaLN_modulation.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -131,7 +130,8 @@ class PRX(nn.Module):
             if number == tap_depth:
                 hidden = states
         patches = net.final_layer(states, time_states)
-        return PRXOutput(seq2img(patches, self.config.patch_size, noised.shape), hidden)
+        shape: Any = tuple(noised.shape)  # which seq2img takes; its annotation says otherwise
+        return PRXOutput(seq2img(patches, self.config.patch_size, shape), hidden)
 
     def _rotary_table(self, noised: Tensor) -> Float[Tensor, "1 1 N half 2 2"]:
         """cos and sin of every position and frequency, [1, 1, N, head/2, 2, 2], broadcast over batch and heads."""

@@ -138,9 +138,9 @@ def silence_ray(log: Path) -> None:
 
 
 def _dashboard_url() -> str | None:
-    import ray
+    from ray._private.worker import get_dashboard_url
 
-    url = ray._private.worker.get_dashboard_url()
+    url = get_dashboard_url()
     return f"http://{url}" if url and not url.startswith("http") else url
 
 

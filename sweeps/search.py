@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ray.air.constants import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
 from sweeps.config import fingerprint, to_plain
@@ -140,10 +141,11 @@ class SweepSearch(Searcher):
             intermediate_values=values,
         )
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's settings for Tune, or Searcher.FINISHED."""
         planned = self._next_known(trial_id) if self.queue else self._next_candidate(trial_id)
         if planned is None:
-            return Searcher.FINISHED  # pyright: ignore[reportReturnType] (so Ray has it)
+            return Searcher.FINISHED
         self.names[trial_id] = planned
         self._record_start(planned)
         return {"planned": {"trial": planned.trial, "role": planned.role, "config": self._config(planned)}}
@@ -199,7 +201,7 @@ class SweepSearch(Searcher):
         values = list(record.curve(self.space.objective.metric).values()) if record else []
         # Tune's own iteration restarts at 1 after a resume; the position in the curve does not.
         for position in range(self.num_told.get(trial_id, 0), len(values)):
-            self.optuna.on_trial_result(trial_id, {self.metric: values[position], "training_iteration": position})
+            self.optuna.on_trial_result(trial_id, {self.metric: values[position], TRAINING_ITERATION: position})
         self.num_told[trial_id] = len(values)
         return record
 

@@ -11,7 +11,8 @@ from typing import Any
 from prx_model.metrics.table import METRICS
 from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord
 from sweeps.rule import Curve, compare, pooled_spread
-from sweeps.space import FRACTION_OF, SearchSpace
+from sweeps.space import SearchSpace
+from sweeps.space_file import FRACTION_OF
 from sweeps.wording import answer
 
 UNFINISHED = "unfinished"

@@ -91,7 +91,8 @@ def _trainable(sweep: Sweep, resources: Resources, address: str) -> Any:
     """What Tune runs for each trial. It carries plain values only, so that nothing of this process is pickled."""
     objective, stop = sweep.space.objective, to_plain(sweep.space.stop)
     root, cache, plain_resources = str(sweep.paths.root), str(sweep.cache), to_plain(resources)
-    metric, mode, num_threads = objective.metric, objective.mode, max(1, int(resources.cpus_per_worker))
+    mode: Any = objective.mode  # "min" or "max": Objective has checked it
+    metric, num_threads = objective.metric, max(1, int(resources.cpus_per_worker))
 
     def trial(config: Mapping[str, Any]) -> None:
         from sweeps.trial import run_trial

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class Task:
     root: str
     cache: str
     metric: str
-    mode: str
+    mode: Literal["min", "max"]
     stop: Mapping[str, Any]
     num_threads: int
 
