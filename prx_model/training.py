@@ -245,13 +245,14 @@ class _Window:
             self.check_finite()
 
     def check_finite(self) -> None:
-        # The gradient's norm is looked at too: it is where an overflow in the backward pass shows first.
-        for what, values in (("loss", self.flow), ("gradient norm", self.norms)):
-            recent = _stacked(values[self.num_checked :])
-            bad = (~torch.isfinite(recent)).nonzero()
-            if len(bad):
-                at = int(bad[0])
-                raise DivergedError(self.first_step + self.num_checked + at + 1, what, float(recent[at]))
+        # The gradient's norm is looked at too: it is where an overflow in the backward pass shows first, and a step
+        # before the loss does.
+        recent = torch.stack([_stacked(values[self.num_checked :]) for values in (self.flow, self.norms)], dim=1)
+        bad = (~torch.isfinite(recent)).nonzero()
+        if len(bad):
+            at, column = bad[0].tolist()
+            what = ("loss", "gradient norm")[column]
+            raise DivergedError(self.first_step + self.num_checked + at + 1, what, float(recent[at, column]))
         self.num_checked = len(self.norms)
 
 
