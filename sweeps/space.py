@@ -11,6 +11,8 @@ from prx_model.metrics.table import network_of
 from sweeps.config import fingerprint, listing, load_config, override, to_plain
 from sweeps.rule import StopConfig
 
+FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
+
 
 class SpaceError(ValueError):
     """A search-space file that cannot be run: one line with file, dotted path, what came, what is allowed."""

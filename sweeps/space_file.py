@@ -23,7 +23,7 @@ from sweeps.config import (
     to_plain,
 )
 from sweeps.rule import StopConfig
-from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
+from sweeps.space import FRACTION_OF, Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
 from sweeps.space_checks import check_points, check_trials
 
 __all__ = ["SpaceError", "load_space", "profiles_of", "read_space", "resolve", "with_budget"]
@@ -31,7 +31,6 @@ __all__ = ["SpaceError", "load_space", "profiles_of", "read_space", "resolve", "
 SECTIONS = ("model", "data", "training", "evaluation", "repa", "seed")  # of one trial
 SWEEP_KEYS = ("question", "objective", "baseline", "space", "points", "stop", "budget", "resources", "profiles")
 KINDS = ("choice", "uniform", "log_uniform", "int", "fraction")
-FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
 # Equal for all trials of a sweep: what a trial is compared by, and the seed, which the sweep gives out.
 SHARED = ("seed", "data", "evaluation", "training.steps", "training.eval_every_steps")
 
