@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -52,14 +53,27 @@ def choose_profile(content: Mapping[str, Any], file: Path, asked: str | None, ad
 
 
 def running_address(asked: str | None) -> str | None:
-    """The address of the Ray cluster to join: --address, RAY_ADDRESS, or the node that this machine belongs to."""
+    """The Ray cluster to join: --address, RAY_ADDRESS, or the one that `ray start` has made this machine a node of.
+
+    A cluster that another program started for itself is not joined: it ends with that program.
+    """
     address = asked or os.environ.get("RAY_ADDRESS")
     if address:
         return None if address == "local" else address
-    from ray._private.services import find_gcs_addresses
+    from ray._private.utils import read_ray_address
 
-    found = sorted(find_gcs_addresses())
-    return found[0] if len(found) == 1 else None
+    address = read_ray_address()
+    return address if address and _answers(address) else None
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens there: the note that `ray start` leaves outlives a killed cluster."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _gpus_of(address: str) -> float:
@@ -95,7 +109,8 @@ def connect(address: str | None, log: Path) -> Connection:
     """Join the cluster at `address`, or start one on this machine. Ray's own messages go to `log`."""
     import ray
 
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else os.environ.get("RAY_AUTH_MODE", "token"))
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a token would have to be pasted into the page
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")  # an autoscaled GPU node boots for minutes
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record
@@ -107,7 +122,12 @@ def connect(address: str | None, log: Path) -> Connection:
         return Connection(address=context.gcs_address, dashboard=_dashboard_url(), started_here=False)
     options: dict[str, Any] = {"address": address}
     if address is None:
-        options = {"address": "local", "include_dashboard": True, "resources": {"driver": DRIVER_SLOTS}}
+        options = {
+            "address": "local",
+            "include_dashboard": True,
+            "resources": {"driver": DRIVER_SLOTS},
+            "_node_ip_address": "127.0.0.1",
+        }
     ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
     return Connection(
         address=ray.get_runtime_context().gcs_address, dashboard=_dashboard_url(), started_here=address is None
