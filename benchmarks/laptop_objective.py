@@ -83,7 +83,7 @@ def _runs(folder: Path, prefix: str) -> list[Path]:
 
 
 def _features(extractor, run: Path, last: int) -> dict[tuple[int, str], torch.Tensor]:
-    """(step, guidance) -> features of all samples; kept beside the samples, because scoring takes longer than reading."""
+    """(step, key) -> features of all samples; kept beside the samples, because scoring takes longer than reading."""
     found = {}
     for path in sorted(run.glob("samples-*.pt"))[-last:]:
         kept = path.with_name(f"features-{extractor.name}-{path.name}")
@@ -112,10 +112,11 @@ def _line(name: str, split: str, count: int, key, baseline: list[float], candida
     pooled = math.sqrt(statistics.fmean(s * s for s in spreads))
     paired = [b - c for b, c in zip(baseline, candidate, strict=False)]
     t = statistics.fmean(paired) / (statistics.stdev(paired) / math.sqrt(len(paired))) if len(paired) > 1 else math.nan
+    separation = (means[0] - means[1]) / pooled if pooled else math.nan
     print(
         f"{name:22s} {split:8s} n {count:4d} step {key[0]:4d} {key[1]:10s} "
         f"baseline {means[0]:8.3f} +- {spreads[0]:6.3f}  REPA {means[1]:8.3f} +- {spreads[1]:6.3f}  "
-        f"gain {100 * (1 - means[1] / means[0]):5.1f} %  d' {(means[0] - means[1]) / pooled if pooled else math.nan:5.1f} "
+        f"gain {100 * (1 - means[1] / means[0]):5.1f} %  d' {separation:5.1f} "
         f"paired t {t:5.1f}",
         flush=True,
     )

@@ -110,7 +110,8 @@ def connect(address: str | None, log: Path) -> Connection:
     import ray
 
     if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a token would have to be pasted into the page
+        # Everything is on loopback, and a token would have to be pasted into the dashboard.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")  # an autoscaled GPU node boots for minutes
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record

@@ -47,7 +47,7 @@ figure.card, .scroll.card {{ margin: 0; background: #ffffff; border: 1px solid v
 section > figure.card + figure.card {{ margin-top: 16px; }}
 figure img {{ display: block; width: 100%; height: auto; }}
 img.grid {{ image-rendering: pixelated; }}
-.panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 16px; }}
 .scroll {{ overflow-x: auto; }}
 .strip th, .strip td {{ padding: 4px; text-align: left; font-size: .8125rem; vertical-align: top; border: 0; }}
 .strip img {{ display: block; width: 150px; height: auto; }}
