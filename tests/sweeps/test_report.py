@@ -24,8 +24,7 @@ from sweeps.report import Summary, final_lines, final_table, summarise, write_pa
 from sweeps.rule import StopConfig, compare
 from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.summary import luck_of_best
-from sweeps.sweep import best_candidate
+from sweeps.summary import best_record, luck_of_best
 
 OBJECTIVE, OTHER = "mmd_opennsfw", "frechet_opennsfw_pc32"
 SECTIONS = ("answer", "curves", "metrics", "samples", "trials", "settings", "failures", "provenance")
@@ -228,7 +227,7 @@ def test_a_failed_baseline_is_left_out_of_the_mean(lab: Lab) -> None:
 
 def test_best_is_the_one_whose_model_the_sweep_keeps(lab: Lab) -> None:
     lab.trial("candidate-003", 0.95)
-    best, kept = lab.summary().best, best_candidate(lab.space, lab.ledger.records())
+    best, kept = lab.summary().best, best_record(lab.space, lab.ledger.records())
     assert best is not None
     assert kept is not None
     assert best.trial == kept.trial == "candidate-000"
