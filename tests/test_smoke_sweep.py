@@ -34,7 +34,15 @@ def paths(tmp_path) -> SweepPaths:
 def _start(command: list[str], log: Path) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "COV_"))}
     with log.open("wb") as file:
-        return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # A shell's background job ignores Ctrl-C, and so would all that it starts: here it is to be heard.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 def _wait_until(reached, process: subprocess.Popen, log: Path) -> None:

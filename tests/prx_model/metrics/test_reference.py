@@ -24,7 +24,7 @@ def test_laptop_mmd_is_1000_times_the_unbiased_mmd_of_unit_vectors() -> None:
     real, generated = features(0, 60), features(1, 50) * 2 + 0.5
     value = ReferenceStatistics.fit(METRICS["mmd_lite0"], real).distance(generated)
     assert value == pytest.approx(
-        1000 * mmd(unit_vectors(generated), unit_vectors(real), 0.5, unbiased=True), rel=1e-12
+        1000 * mmd(unit_vectors(generated), unit_vectors(real), 1.0, unbiased=True), rel=1e-12
     )
 
 
