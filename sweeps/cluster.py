@@ -116,6 +116,8 @@ def connect(address: str | None, log: Path) -> Connection:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
+    # A trial that fails before its first evaluation has no metric to report; Tune would end the whole sweep.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune would swallow Ctrl-C and return as if it were done
     silence_ray(log)
     if ray.is_initialized():

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from sweeps.ledger import FINISHED, STOPPED, Ledger
+from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger
 from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
 
@@ -104,6 +105,33 @@ def test_ctrl_c_ends_in_order_and_says_how_to_go_on(command, paths, tmp_path):
     assert process.wait(timeout=120) == 130, log.read_text()
     assert "the same command goes on" in log.read_text()
     assert all(record.end is None for record in Ledger(paths).records()), "an interruption is no failure"
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(tmp_path):
+    """The point to try first diverges at once; the candidate after it has a chance of its own."""
+    file = tmp_path / "diverges.yaml"
+    space = yaml.safe_load(SMOKE.read_text())
+    del space["space"]["repa.weight"]
+    space["space"]["training.learning_rate"] = {"choice": [1e-3, 1e30]}
+    points = ({"repa.depth": 0.5, "training.learning_rate": 1e30}, {"repa.depth": 1.0, "training.learning_rate": 1e-3})
+    space["points"] = [{"repa.teacher": "dinov2s_saliency", **point} for point in points]
+    space["profiles"]["laptop"]["repa"]["weight"] = 0.5
+    file.write_text(yaml.safe_dump(space))
+    folders = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
+    log = tmp_path / "sweep.log"
+    process = _start([sys.executable, "sweeps/run.py", str(file), "--address", "local", *folders], log)
+    assert process.wait(timeout=LIMIT_S) == 1, log.read_text()
+    paths = SweepPaths.of(load_space(file, "laptop"), tmp_path / "results")
+    failed, other = (Ledger(paths).record(name) for name in ("candidate-000", "candidate-001"))
+    assert failed.outcome == FAILED
+    assert failed.end.reason.startswith("diverged")
+    assert other.outcome == FINISHED
+    output = log.read_text()
+    assert "Traceback" not in output
+    assert failed.end.reason in output
+    assert failed.end.log in output
+    assert "DivergedError" in Path(failed.end.log).read_text()
 
 
 @pytest.mark.parametrize(
