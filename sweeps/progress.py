@@ -166,7 +166,10 @@ def _display(console: Console) -> Iterator[Callable[[Table | None], None]]:
     if not console.is_terminal:
         yield lambda _table: None
         return
-    with Live(console=console, refresh_per_second=2, transient=True) as live:
+    # What others print is on its way to a file already; Live would bring it back.
+    with Live(
+        console=console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as live:
         yield lambda table: live.update(table or "")
 
 
