@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +113,6 @@ def connect(address: str | None, log: Path) -> Connection:
         # Everything is on loopback, and a token would have to be pasted into the dashboard.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")  # an autoscaled GPU node boots for minutes
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
     # A trial that fails before its first evaluation has no metric to report; Tune would end the whole sweep.
@@ -190,6 +189,17 @@ def concurrent_trials(resources: Resources) -> int:
         gpus = max(total.get("GPU", 0), _gpus_to_grow_to())
         fitting = max(1, int(gpus // (resources.workers * resources.gpus_per_worker)))
     return min(fitting, resources.concurrent_trials)
+
+
+def with_gpus_there_are(resources: Resources) -> Resources:
+    """A profile that asks for no GPU shares those of the cluster, so that a laptop's GPU is used."""
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if resources.gpus_per_worker > 0 or not gpus:
+        return resources
+    workers = concurrent_trials(resources) * resources.workers
+    return replace(resources, gpus_per_worker=min(1.0, gpus / workers))
 
 
 def driver_resources() -> dict[str, float]:

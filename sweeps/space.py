@@ -48,7 +48,10 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial takes. None of it changes a result, so none of it is part of a fingerprint."""
+    """What one trial takes. None of it changes a result, so none of it is part of a fingerprint.
+
+    gpus_per_worker: 0 means a share of the GPUs that are there, if any.
+    """
 
     workers: int = 1
     cpus_per_worker: float = 1

@@ -64,7 +64,7 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
 
     search = SweepSearch(sweep.space, sweep.ledger)
     remaining = num_open(sweep.space, sweep.ledger.records())
-    resources = sweep.space.resources
+    resources = cluster.with_gpus_there_are(sweep.space.resources)
     if remaining:
         trainable = tune.with_resources(_trainable(sweep, resources, connection.address), cluster.driver_resources())
         tuner = tune.Tuner(
