@@ -102,7 +102,6 @@ class Connection:
 
     address: str
     dashboard: str | None
-    started_here: bool
 
 
 def connect(address: str | None, log: Path) -> Connection:
@@ -119,9 +118,14 @@ def connect(address: str | None, log: Path) -> Connection:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune would swallow Ctrl-C and return as if it were done
     silence_ray(log)
-    if ray.is_initialized():
-        context = ray.get_runtime_context()
-        return Connection(address=context.gcs_address, dashboard=_dashboard_url(), started_here=False)
+    if not ray.is_initialized():  # choosing the profile may have joined the cluster already
+        _initialise(address)
+    return Connection(address=ray.get_runtime_context().gcs_address, dashboard=_dashboard_url())
+
+
+def _initialise(address: str | None) -> None:
+    import ray
+
     options: dict[str, Any] = {"address": address}
     if address is None:
         options = {
@@ -131,9 +135,6 @@ def connect(address: str | None, log: Path) -> Connection:
             "_node_ip_address": "127.0.0.1",
         }
     ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
-    return Connection(
-        address=ray.get_runtime_context().gcs_address, dashboard=_dashboard_url(), started_here=address is None
-    )
 
 
 @contextmanager

@@ -12,11 +12,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prx_model.data.durable import flush_folder
 from sweeps.rule import Curve, Verdict
 from sweeps.storage import SweepPaths
 
@@ -128,7 +129,7 @@ class Ledger:
         finally:
             os.close(descriptor)
         if new:
-            _sync_folder(path.parent)
+            flush_folder(path.parent)
 
     def rows(self, trial: str) -> list[Row]:
         """All rows of a trial in the order of writing. A torn line is skipped: its row will be written again."""
@@ -166,8 +167,12 @@ class Ledger:
 
     def baseline_curves(self, metric: str) -> list[Curve]:
         """The curves of all baseline seeds that have not failed."""
-        baselines = [record for record in self.records() if record.is_baseline and record.outcome != FAILED]
-        return [record.curve(metric) for record in baselines]
+        return baseline_curves(self.records(), metric)
+
+
+def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
+    """The curves of all baseline seeds that have not failed, among records that are read already."""
+    return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
 
 
 def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
@@ -206,12 +211,3 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its content."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

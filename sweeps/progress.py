@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sweeps.ledger import Ledger, TrialRecord
+from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord, baseline_curves
 from sweeps.rule import compare
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
@@ -20,6 +20,7 @@ from sweeps.summary import short_config
 from sweeps.wording import duration
 
 POLL_S = 1.0
+STYLES = {FINISHED: "green", STOPPED: "yellow", FAILED: "red"}
 PLAIN_HEARTBEAT_S = 60.0  # without a terminal, so often a line says that work goes on
 
 
@@ -35,11 +36,13 @@ class Watch:
     seen: set[tuple[str, str, int]] = field(default_factory=set)
     last_line: float = field(default_factory=time.monotonic)
     done_at_start: float = 0.0
+    depth: int = 0  # of the model, kept because every poll tells it
 
     def __post_init__(self) -> None:
         records = Ledger(self.paths).records()
         self.seen = {event for record in records for event in _events(record)}
         self.done_at_start = self._steps_done(records)
+        self.depth = self.space.baseline_config(self.space.first_seed).model.depth
 
     def poll(self) -> Table | None:
         """Print new events; return the standing of the running trials."""
@@ -66,9 +69,9 @@ class Watch:
         elif kind == "evaluation":
             self._line(f"{name:<16} {step:>6}/{record.start.num_steps}  {self._measured(record, step, records)}")
         elif record.end is not None:
-            style = {"finished": "green", "stopped": "yellow", "failed": "red"}[record.end.outcome]
+            style = STYLES[record.end.outcome]
             self._line(f"{name:<16} [{style}]{record.end.outcome}[/{style}] at step {step}: {record.end.reason}")
-            if record.end.outcome == "failed":
+            if record.end.outcome == FAILED:
                 self._line(f"{'':<16} log: {record.end.log}")
 
     def _measured(self, record: TrialRecord, step: int, records: Sequence[TrialRecord]) -> str:
@@ -76,10 +79,8 @@ class Watch:
         metric = self.space.objective.metric
         text = f"{metric} {row.metrics[metric]:.4g}"
         if not record.is_baseline:
-            baselines = [other.curve(metric) for other in records if other.is_baseline and other.outcome != "failed"]
-            gaps = {
-                gap.step: gap.gap for gap in compare(record.curve(metric), baselines, mode=self.space.objective.mode)
-            }
+            compared = compare(record.curve(metric), baseline_curves(records, metric), mode=self.space.objective.mode)
+            gaps = {gap.step: gap.gap for gap in compared}
             if step in gaps:
                 text += f" ({gaps[step]:+.1f} spreads)" if abs(gaps[step]) < 1e6 else ""
             else:
@@ -89,7 +90,7 @@ class Watch:
     def _config(self, record: TrialRecord) -> str:
         if record.is_baseline:
             return f"seed {record.start.seed}"
-        return short_config(record.start, self.space.baseline_config(self.space.first_seed).model.depth)
+        return short_config(record.start, self.depth)
 
     def _running(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         return [record for record in records if record.end is None]

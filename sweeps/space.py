@@ -130,12 +130,18 @@ class SearchSpace:
         """Overrides of the candidate at the first end of every dimension."""
         return {dimension.path: dimension.ends()[0] for dimension in self.dimensions}
 
+    def end_candidates(self) -> list[ExperimentConfig]:
+        """A candidate at each end of each dimension, the others at their first end."""
+        first = self.first_ends()
+        return [
+            self.candidate_config({**first, dimension.path: end})
+            for dimension in self.dimensions
+            for end in dimension.ends()
+        ]
+
     def teachers(self) -> list[str]:
         """Every teacher that a candidate can have."""
-        first = self.first_ends()
-        variants = [{**first, dimension.path: end} for dimension in self.dimensions for end in dimension.ends()]
-        configs = map(self.candidate_config, variants)
-        return sorted({config.repa.teacher for config in configs if config.repa is not None})
+        return sorted({config.repa.teacher for config in self.end_candidates() if config.repa is not None})
 
     @property
     def first_seed(self) -> int:

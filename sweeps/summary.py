@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prx_model.metrics.table import METRICS
-from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord
+from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord, baseline_curves
 from sweeps.rule import Curve, compare, pooled_spread
 from sweeps.space import SearchSpace
 from sweeps.space_file import FRACTION_OF
@@ -150,9 +150,9 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
     """What the ledger says about the question, at any time: also before the first row, and while trials run."""
     records = ledger.records()
     metrics = _metrics(space, records)
-    baseline_curves = {metric: _baseline_curves(records, metric) for metric in metrics}
+    baselines = {metric: baseline_curves(records, metric) for metric in metrics}
     depth = space.baseline_config(space.first_seed).model.depth
-    trials = tuple(_trial(record, space, baseline_curves, depth) for record in records)
+    trials = tuple(_trial(record, space, baselines, depth) for record in records)
     best = _best(space, records, trials)
     complete = _is_complete(space, records)
     candidates = [trial for trial in trials if not trial.is_baseline]
@@ -163,7 +163,7 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
         metrics=metrics,
         mode=space.objective.mode,
         trials=trials,
-        baseline={metric: baseline_points(curves) for metric, curves in baseline_curves.items()},
+        baseline={metric: baseline_points(curves) for metric, curves in baselines.items()},
         best=best,
         compute=_compute(trials),
         num_planned=space.budget.candidates,
@@ -208,11 +208,6 @@ def _metrics(space: SearchSpace, records: Sequence[TrialRecord]) -> tuple[str, .
     configured = space.baseline_config(space.first_seed).evaluation.metrics
     recorded = [name for record in records for row in record.evaluations for name in row.metrics]
     return tuple(dict.fromkeys([space.objective.metric, *(configured if not recorded else ()), *recorded]))
-
-
-def _baseline_curves(records: Sequence[TrialRecord], metric: str) -> list[Curve]:
-    """As the stopping rule reads them (Ledger.baseline_curves), from records that are read already."""
-    return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
 
 
 def _trial(
@@ -291,7 +286,7 @@ def _best(space: SearchSpace, records: Sequence[TrialRecord], trials: Sequence[T
         return None
     trial = next(trial for trial in trials if trial.name == record.trial)
     reading = trial.readings[space.objective.metric]
-    baselines = _baseline_curves(records, space.objective.metric)
+    baselines = baseline_curves(records, space.objective.metric)
     seeds = sum(curve.get(reading.step, 0) > 0 for curve in baselines)
     chosen_from = sum(not other.is_baseline and bool(other.curves) for other in trials)
     luck = luck_of_best(chosen_from, max(1, seeds))

@@ -13,7 +13,7 @@ from typing import Any
 
 from prx_model.experiment import ExperimentConfig, export_model, prepare
 from sweeps import cluster
-from sweeps.config import load_config, to_plain
+from sweeps.config import to_plain
 from sweeps.ledger import FAILED, End, Ledger, TrialRecord
 from sweeps.search import SweepSearch, num_open
 from sweeps.space import Resources, SearchSpace, SpaceError
@@ -49,12 +49,9 @@ def prepare_caches(sweep: Sweep, progress: Any) -> None:
 def distinct_setups(space: SearchSpace) -> list[ExperimentConfig]:
     """The baseline, and one candidate for every teacher that the space can choose."""
     setups = {"": space.baseline_config(space.first_seed)}
-    middle = {dimension.path: dimension.ends()[0] for dimension in space.dimensions}
-    for dimension in space.dimensions:
-        for end in dimension.ends():
-            config = space.candidate_config({**middle, dimension.path: end})
-            if config.repa is not None:
-                setups.setdefault(config.repa.teacher, config)
+    for config in space.end_candidates():
+        if config.repa is not None:
+            setups.setdefault(config.repa.teacher, config)
     return list(setups.values())
 
 
@@ -131,7 +128,7 @@ def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:
     checkpoint = latest_checkpoint(sweep.paths, best.trial) if best else None
     if best is None or checkpoint is None:
         return None
-    config = load_config(to_plain(sweep.space.candidate_config(best.start.overrides)))
+    config = sweep.space.candidate_config(best.start.overrides)
     unfinished = sweep.paths.best_model.with_suffix(".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     export_model(config, checkpoint, unfinished)

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +77,7 @@ def _open(task: Task) -> Experiment:
     context = train.get_context()
     workers = _workers(context.get_world_rank(), context.get_world_size(), config)
     checkpoint = train.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else _no_folder() as folder:
+    with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
         experiment = open_experiment(
             config,
             Path(task.cache),
@@ -284,8 +284,3 @@ def _log_to(path: Path) -> Iterator[None]:
         root.removeHandler(handler)
         logger.setLevel(previous)
         handler.close()
-
-
-@contextmanager
-def _no_folder() -> Iterator[None]:
-    yield None

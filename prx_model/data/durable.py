@@ -50,13 +50,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        _flush_folder(partial)
+        flush_folder(partial)
         try:
             partial.rename(target)
         except OSError:
             if not target.is_dir():
                 raise
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -70,7 +70,7 @@ def write_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -79,7 +79,8 @@ def _partial_path(target: Path) -> Path:
     return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.partial"
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as the content of its files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
