@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 
 from prx_model.distributed import Workers
+from prx_model.evaluation import Evaluation
 from prx_model.kept import Kept
+from prx_model.metrics.samples import check_parts
 from prx_model.model import PRX, PRXConfig
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig, pixels_to_images, sample
-from prx_model.training import Evaluation, TrainingConfig, TrainState, train
+from prx_model.training import TrainingConfig, TrainState, train
 
 if TYPE_CHECKING:
     import numpy as np
 
     from prx_model.data.reader import BatchReader
     from prx_model.data.store import ImageCaptionStore, Split
-    from prx_model.metrics.suite import MetricSuite
+    from prx_model.metrics.suite import MetricSuite, SuiteResult
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 SOURCES = ("openmoji", "store")
@@ -65,13 +67,16 @@ class EvaluationConfig:
 
     metrics: names of prx_model.metrics' table; all are computed on the same samples.
     num_samples: n. Prompts are the first n held-out captions; n above their number goes round.
-    batch_size: samples generated at a time; changes no value.
+    batch_size: samples generated at a time; changes no value of an n.
+    nested: parts of num_samples on which the metrics are also given, ascending, so that a caller can do with fewer.
+        Each is rounded up to whole batches.
     noise_seed: of the starting noise of sample i, together with i alone.
     """
 
     metrics: tuple[str, ...] = ("fid", "cmmd", "dino_mmd")
     num_samples: int = 10_000
     batch_size: int = 128
+    nested: tuple[float, ...] = (0.125, 0.25, 0.5)
     noise_seed: int = 0
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
@@ -81,6 +86,7 @@ class EvaluationConfig:
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, allowed is an integer of at least 1")
+        check_parts(self.nested, "nested")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +194,7 @@ def _build_suite(
         noise_seed=evaluation.noise_seed,
         num_samples=evaluation.num_samples,
         batch_size=evaluation.batch_size,
+        parts=evaluation.nested,
         cache=cache,
         device=device,
     )
@@ -209,19 +216,17 @@ class Experiment:
     workers: Workers
 
     def evaluations(self) -> Iterator[Evaluation]:
-        """Train to the end, evaluation by evaluation. Break out of it to stop."""
+        """Train to the end, evaluation by evaluation, each as far as the caller looks. Break out of it to stop."""
         null_text = self.state.objective.null_text
         config = self.config.evaluation.sampler
 
-        def evaluate(model: PRX):
+        def evaluate(model: PRX) -> Iterator[SuiteResult]:
             def generate(noise: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
                 pixels = sample(model, noise, text, text_mask, null_text=null_text, config=config)
                 return pixels_to_images(pixels)
 
             workers = self.workers
-            return self.suite.evaluate(
-                generate, rank=workers.rank, world_size=workers.world_size, gather=workers.gather
-            )
+            return self.suite.looks(generate, rank=workers.rank, world_size=workers.world_size, gather=workers.gather)
 
         return train(
             self.state,

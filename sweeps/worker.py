@@ -19,7 +19,8 @@ from prx_model.distributed import Workers
 from prx_model.experiment import Experiment, ExperimentConfig, open_experiment
 from prx_model.kept import Kept
 from prx_model.metrics.suite import SuiteResult
-from prx_model.training import DivergedError, Evaluation
+from prx_model.evaluation import Evaluation
+from prx_model.training import DivergedError
 from sweeps.config import load_config
 from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
