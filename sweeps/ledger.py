@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from prx_model.data.durable import flush_folder
-from sweeps.rule import Curve, Verdict
+from sweeps.costs import Costs
+from sweeps.looks import Curve, latest
+from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
 
 BASELINE, CANDIDATE = "baseline", "candidate"
@@ -41,7 +43,13 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRow:
-    """What was measured at a step, on how many samples, what it cost in seconds, and what the rule said."""
+    """What was measured at a step, on how many samples, what it cost in seconds, and what the rule said.
+
+    nested: number of samples, as text -> metric -> value, for every look that was made, the one on num_samples among
+    them. Rows of older ledgers have none, and their metrics are on num_samples only.
+    start_s: from the trial's hand-over to its worker to its first step, in the first row after a start or a resume.
+    data_s: waiting for batches, and checkpoint_s: writing checkpoints, since the row before, as train_s is.
+    """
 
     trial: str
     step: int
@@ -56,19 +64,34 @@ class EvaluationRow:
     peak_memory_bytes: int
     resumed_from: int
     verdict: Mapping[str, Any] | None = None  # sweeps.rule.Verdict; None for a baseline
+    nested: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    start_s: float = 0.0
+    data_s: float = 0.0
+    checkpoint_s: float = 0.0
     kind: str = "evaluation"
     time: float = field(default_factory=time.time)
+
+    def scores(self, metric: str) -> dict[int, float]:
+        """Number of samples -> value, ascending; empty where the metric was not measured."""
+        looks = {int(n): values[metric] for n, values in self.nested.items() if metric in values}
+        if metric in self.metrics:
+            looks[self.num_samples] = self.metrics[metric]
+        return dict(sorted(looks.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How a trial ended: finished, stopped or failed, after `step` steps, and why."""
+    """How a trial ended: finished, stopped or failed, after `step` steps, and why.
+
+    checkpoint_s: writing checkpoints since the last evaluation's row.
+    """
 
     trial: str
     outcome: str
     step: int
     reason: str
     log: str
+    checkpoint_s: float = 0.0
     kind: str = "end"
     time: float = field(default_factory=time.time)
 
@@ -85,7 +108,8 @@ class TrialRecord:
     evaluations: tuple[EvaluationRow, ...]
     end: End | None
     num_repeated: int = 0  # evaluations that a resume has made again
-    spent_s: float = 0.0  # training and evaluation, repeated work included
+    costs: Costs = field(default_factory=Costs)  # repeated work included
+    num_sampled: int = 0  # images that evaluations have sampled, repeated ones included
 
     @property
     def trial(self) -> str:
@@ -103,8 +127,18 @@ class TrialRecord:
     def last_step(self) -> int:
         return self.evaluations[-1].step if self.evaluations else 0
 
+    @property
+    def spent_s(self) -> float:
+        """Start-up, data, training, evaluation and checkpoints, repeated work included."""
+        return self.costs.total_s
+
     def curve(self, metric: str) -> Curve:
-        return {row.step: row.metrics[metric] for row in self.evaluations if metric in row.metrics}
+        """Step -> number of samples -> value, at the steps that have the metric."""
+        return {row.step: scores for row in self.evaluations if (scores := row.scores(metric))}
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Step -> value on the most samples of that step; not all of them are on equally many."""
+        return {step: latest(scores) for step, scores in self.curve(metric).items()}
 
 
 class Ledger:
@@ -156,7 +190,8 @@ class Ledger:
             evaluations=tuple(latest[step] for step in sorted(latest)),
             end=ends[-1] if ends else None,
             num_repeated=len(evaluations) - len(latest),
-            spent_s=sum(row.train_s + row.eval_s for row in evaluations),
+            costs=Costs.of(rows),
+            num_sampled=sum(row.num_samples for row in evaluations),
         )
 
     def records(self) -> list[TrialRecord]:
@@ -189,7 +224,12 @@ def _line(row: Row) -> bytes:
     try:
         return json.dumps(asdict(row), allow_nan=False, separators=(",", ":")).encode() + b"\n"
     except ValueError as error:
-        numbers = {**asdict(row), **(row.metrics if isinstance(row, EvaluationRow) else {})}
+        numbers = asdict(row)
+        if isinstance(row, EvaluationRow):
+            numbers |= {
+                f"{metric} (n = {n})": value for n, looks in row.nested.items() for metric, value in looks.items()
+            }
+            numbers |= row.metrics
         odd = [f"{name} is {n}" for name, n in numbers.items() if isinstance(n, float) and not math.isfinite(n)]
         raise ValueError(f"{', '.join(odd) or error}; allowed are finite numbers") from error
 
