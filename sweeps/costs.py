@@ -37,8 +37,8 @@ class Costs:
         }
 
     def shares(self) -> dict[str, float]:
-        """The same in percent of the total; nothing where nothing was spent."""
-        return {name: 100 * seconds / self.total_s for name, seconds in self.named().items()} if self.total_s else {}
+        """The same in percent of the total, without what was not spent or, in older ledgers, not recorded."""
+        return {name: 100 * seconds / self.total_s for name, seconds in self.named().items() if seconds}
 
 
 @dataclass(frozen=True, kw_only=True)
