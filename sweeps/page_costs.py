@@ -27,7 +27,7 @@ def costs_section(summary: Summary) -> str:
         "costs",
         "What it cost",
         f'<figure class="card">{figure}<figcaption>{escape(caption)}</figcaption></figure>',
-        paragraph(f"Time: {compute_sentence(compute)}."),
+        paragraph(f"Time: {compute_sentence(compute)}. Shares: {shares(compute.costs)}."),
         paragraph(f"Evaluation: {sampled(compute.num_sampled, compute.num_full)}. {_why_fewer(summary)}".rstrip()),
         _by_trial(summary),
     )

@@ -14,6 +14,7 @@ from sweeps.wording import (
     caution,
     compute_sentence,
     difference,
+    estimated,
     number,
     outcome,
     signed_percent,
@@ -96,7 +97,7 @@ def _row(summary: Summary, trial: TrialSummary, others: Sequence[str]) -> list[s
     for metric in others:
         other = trial.readings.get(metric)
         percent = "" if other is None or other.percent is None else f"\n{signed_percent(other.percent)}"
-        values.append("-" if other is None else f"{number(other.value)}{percent}")
+        values.append("-" if other is None else f"{estimated(other)}{percent}")
     star = " *" if summary.best and trial.name == summary.best.trial else ""
     end = outcome(trial)
     end = end if len(end) <= LONGEST_REASON else f"{end[:LONGEST_REASON]} ..."

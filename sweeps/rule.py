@@ -210,7 +210,7 @@ def _strikes(gaps: Sequence[Gap], margin: float) -> int:
 
 def _reason(gap: Gap, strikes: int, stop: bool, config: StopConfig, all_samples: int) -> str:
     side = "worse" if gap.gap > 0 else "better"
-    samples = "" if gap.num_samples == all_samples else f" (n = {gap.num_samples})"
+    samples = "" if gap.num_samples == all_samples else f" (n={gap.num_samples})"
     place = f"{abs(gap.gap):.1f} spreads {side} than the baseline at step {gap.step}{samples}"
     if stop:
         return f"{place}, {strikes} evaluations in a row above the margin of {config.margin:g}"

@@ -49,16 +49,20 @@ def spreads(gap: float) -> str:
     return f"{abs(gap):.1f} spreads" if math.isfinite(gap) else "far beyond the spread"
 
 
+def estimated(reading: Reading) -> str:
+    """'200.7', or '≈ 200.7' where it is estimated from fewer samples."""
+    return f"{'≈ ' if reading.estimate.scaled else ''}{number(reading.value)}"
+
+
 def difference(reading: Reading) -> tuple[str, str]:
     """('200.7 (-5.1 %)', '3.4 spreads better'): the second part is '' without a spread to compare with.
 
-    From fewer samples than all: ('≈ 200.7 (-5.1 %)', '3.4 spreads better, n = 20').
+    From fewer samples than all: ('≈ 200.7 (-5.1 %)', '3.4 spreads better, n=20').
     """
-    about = "≈ " if reading.estimate.scaled else ""
-    samples = "" if reading.estimate.full else f"n = {reading.estimate.num_samples}"
+    samples = "" if reading.estimate.full else f"n={reading.estimate.num_samples}"
     percent = "" if reading.percent is None else f" ({signed_percent(reading.percent)})"
     side = "" if reading.gap is None else f"{spreads(reading.gap)} {'worse' if reading.gap > 0 else 'better'}"
-    return f"{about}{number(reading.value)}{percent}", ", ".join(filter(None, [side, samples]))
+    return f"{estimated(reading)}{percent}", ", ".join(filter(None, [side, samples]))
 
 
 def spoken_difference(reading: Reading, metric: str) -> str:
@@ -143,7 +147,7 @@ def sampled(num_sampled: int, num_full: int) -> str:
 
 def time_sentence(compute: Compute) -> str:
     """Where the time went, and how many samples evaluations have taken of those that they could have."""
-    return f"{shares(compute.costs)}; evaluation: {sampled(compute.num_sampled, compute.num_full)}"
+    return f"{shares(compute.costs)}; evaluations on {sampled(compute.num_sampled, compute.num_full)}"
 
 
 def outcome(trial: TrialSummary) -> str:

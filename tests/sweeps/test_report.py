@@ -93,7 +93,7 @@ class Lab:
         reason: str = "trained all 200 steps",
         samples: Mapping[int, int] | None = None,
     ) -> None:
-        """`factor` times one falling curve; 10 s of training and 2 s of evaluation a row; `samples` where fewer than all."""
+        """`factor` times one falling curve; 10 s of training and 2 s of evaluation; `samples` of steps with fewer than ALL."""
         chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
         start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
         self.ledger.append(start)
@@ -108,24 +108,22 @@ class Lab:
         """Values on n of ALL samples are twice as far off at half of them, for baseline and candidates alike."""
         value = factor * 500 * math.exp(-step / 150)
         nested = {n: value * (1 + BIAS * (ALL / n - 1)) for n in LOOKS if n <= num_samples}
-        self.ledger.append(
-            EvaluationRow(
-                trial=name,
-                step=step,
-                metrics={OBJECTIVE: nested[num_samples], OTHER: nested[num_samples] / 40},
-                num_samples=num_samples,
-                nested={str(n): {OBJECTIVE: there, OTHER: there / 40} for n, there in nested.items()},
-                flow_loss=0.3,
-                repa_loss=None,
-                grad_norm=0.1,
-                images_per_s=70.0,
-                train_s=10.0,
-                eval_s=2.0,
-                peak_memory_bytes=1,
-                resumed_from=0,
-                **change,
-            )
+        row = EvaluationRow(
+            trial=name,
+            step=step,
+            metrics={OBJECTIVE: nested[num_samples], OTHER: nested[num_samples] / 40},
+            num_samples=num_samples,
+            nested={str(n): {OBJECTIVE: there, OTHER: there / 40} for n, there in nested.items()},
+            flow_loss=0.3,
+            repa_loss=None,
+            grad_norm=0.1,
+            images_per_s=70.0,
+            train_s=10.0,
+            eval_s=2.0,
+            peak_memory_bytes=1,
+            resumed_from=0,
         )
+        self.ledger.append(replace(row, **change))
 
     def grids(self, name: str, side: int = 67, steps: tuple[int, ...] = STEPS) -> None:
         for step in steps:
