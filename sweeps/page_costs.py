@@ -6,7 +6,8 @@ from html import escape
 
 from sweeps.costs import Costs
 from sweeps.figure_costs import COLOURS, costs_figure
-from sweeps.page_elements import paragraph, picture, row, section, svg_uri
+from sweeps.figures import role
+from sweeps.page_elements import dot, paragraph, picture, row, section, svg_uri
 from sweeps.summary import Summary, TrialSummary
 from sweeps.wording import compute_sentence, duration, sampled, share, shares
 
@@ -49,15 +50,15 @@ def _why_fewer(summary: Summary) -> str:
 def _by_trial(summary: Summary) -> str:
     heads = ["trial", "time", *COLOURS, "samples"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    rows = "".join(_trial_row(heads, trial) for trial in [*summary.ranked(), *summary.baselines])
+    rows = "".join(_trial_row(summary, heads, trial) for trial in [*summary.ranked(), *summary.baselines])
     table = f'<table class="trials"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return f"<details><summary>Time and samples of each trial</summary>{table}</details>"
 
 
-def _trial_row(heads: list[str], trial: TrialSummary) -> str:
+def _trial_row(summary: Summary, heads: list[str], trial: TrialSummary) -> str:
     samples = f"{trial.num_sampled:,} of {trial.num_full:,}" if trial.num_full else "-"
-    cells = [trial.name, duration(trial.spent_s), *_parts(trial.costs), samples]
-    return row(heads, map(escape, cells))
+    cells = [duration(trial.spent_s), *_parts(trial.costs), samples]
+    return row(heads, [dot(role(summary, trial)) + escape(trial.name), *map(escape, cells)])
 
 
 def _parts(costs: Costs) -> list[str]:

@@ -93,7 +93,7 @@ class Lab:
         reason: str = "trained all 200 steps",
         samples: Mapping[int, int] | None = None,
     ) -> None:
-        """`factor` times one falling curve; 10 s of training and 2 s of evaluation; `samples` of steps with fewer than ALL."""
+        """`factor` times one falling curve; `samples`: of the steps that were evaluated on fewer than ALL."""
         chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
         start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
         self.ledger.append(start)
@@ -105,7 +105,7 @@ class Lab:
             self.ledger.append(End(trial=name, outcome=outcome, step=end_step or until, reason=reason, log=log))
 
     def row(self, name: str, step: int, factor: float, num_samples: int = ALL, **change: Any) -> None:
-        """Values on n of ALL samples are twice as far off at half of them, for baseline and candidates alike."""
+        """10 s of training, 2 s of evaluation. On n samples the value is larger by the same factor for all trials."""
         value = factor * 500 * math.exp(-step / 150)
         nested = {n: value * (1 + BIAS * (ALL / n - 1)) for n in LOOKS if n <= num_samples}
         row = EvaluationRow(
