@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.figure_axes import Mark, figure_style, finished_svg, new_figure, set_setting_scale, set_value_scale
 from sweeps.ledger import FAILED, FINISHED, STOPPED
-from sweeps.rule import Curve
+from sweeps.readings import BaselinePoint, Estimate
 from sweeps.space import Dimension
-from sweeps.summary import UNFINISHED, BaselinePoint, Summary, TrialSummary
+from sweeps.summary import UNFINISHED, Summary, TrialSummary
+from sweeps.wording import either
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +46,7 @@ STYLES: Mapping[str, Style] = {
     UNFINISHED: Style(colour="#56B4E9", marker=">", line=(0, (1, 1)), width=1.6, label="running or open"),
 }
 ROOM_FOR_NUMBERS_IN = 0.5
+HOLLOW_PT = 5.0
 MEAN_LABEL, BAND_LABEL = "baseline, mean over seeds", "baseline, mean ± spread"
 
 
@@ -62,14 +64,23 @@ def short_name(trial: TrialSummary) -> str:
 
 def provenance_line(summary: Summary) -> str:
     """On how many samples and seeds the curves rest."""
-    samples = sorted({trial.num_samples for trial in summary.trials if trial.num_samples is not None})
     seeds = [str(trial.seed) for trial in summary.baselines if trial.outcome != FAILED and trial.curves]
     candidate_seeds = sorted({trial.seed for trial in summary.candidates})
-    parts = [f"n = {' or '.join(map(str, samples))} samples per evaluation" if samples else "no evaluation yet"]
+    samples = summary.sample_counts
+    parts = [f"n = {either(samples)} samples per evaluation" if samples else "no evaluation yet"]
     parts.append(f"baseline: seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}" if seeds else "baseline: no seed yet")
     if candidate_seeds:
         parts.append(f"candidates: seed {', '.join(map(str, candidate_seeds))}")
     return "; ".join(parts)
+
+
+def hollow_note(points: Iterable[Estimate]) -> str:
+    """What stands under a figure with these points, where some of them rest on fewer samples than the others."""
+    fewer = [point for point in points if not point.full]
+    if not fewer:
+        return ""
+    unscaled = "" if all(point.scaled for point in fewer) else ", as measured where the baseline has none"
+    return f"hollow: from fewer samples, scaled by the baseline's ratio{unscaled}"
 
 
 def curve_figure(summary: Summary, metric: str, *, width_in: float, height_in: float, legend: bool) -> str:
@@ -93,15 +104,15 @@ def difference_figure(summary: Summary, *, width_in: float, height_in: float) ->
 
 def setting_figure(summary: Summary, dimension: Dimension, *, width_in: float, height_in: float) -> str | None:
     """Difference to the baseline at each candidate's last step over one setting; None where nothing is known."""
-    marks, looks = [], []
+    marks: list[tuple[Mark, Style, bool]] = []
     for trial in summary.candidates:
         reading = trial.readings.get(summary.metric)
         if reading is None or reading.percent is None or dimension.path not in trial.overrides:
             continue
         value, style = trial.overrides[dimension.path], STYLES[role(summary, trial)]
         x = dimension.values.index(value) if dimension.kind == "choice" else value
-        marks.append(Mark(x=x, y=reading.percent, text=short_name(trial), colour=style.colour))
-        looks.append(style)
+        mark = Mark(x=x, y=reading.percent, text=short_name(trial), colour=style.colour)
+        marks.append((mark, style, reading.estimate.full))
     if not marks:
         return None
     with figure_style():
@@ -111,13 +122,14 @@ def setting_figure(summary: Summary, dimension: Dimension, *, width_in: float, h
         if points and points[-1].spread is not None:
             low, high = _band(points[-1], 100 / points[-1].mean, -100)
             axes.axhspan(low, high, color=STYLES[BASELINE].colour, alpha=0.18, lw=0)
-        for mark, style in zip(marks, looks, strict=True):
-            size = 140 if style.marker == "*" else 50
-            axes.scatter([mark.x], [mark.y], s=size, marker=style.marker, color=style.colour, linewidths=0, zorder=3)
+        for mark, style, full in marks:
+            size, face = 140 if style.marker == "*" else 50, style.colour if full else "white"
+            look = {"s": size, "marker": style.marker, "facecolors": face, "edgecolors": style.colour}
+            axes.scatter([mark.x], [mark.y], **look, linewidths=0 if full else 1.3, zorder=3)
         set_setting_scale(axes, dimension, width_in)
         axes.set_ylabel(f"{summary.metric}\nagainst baseline, %")
         axes.margins(y=0.15)
-        return finished_svg(figure, axes, marks)
+        return finished_svg(figure, axes, [mark for mark, _, _ in marks])
 
 
 def _curves(
@@ -141,10 +153,12 @@ def _curves(
         most_steps = max((trial.num_steps for trial in summary.trials), default=1)
         axes.set_xlim(0, most_steps * (1 + ROOM_FOR_NUMBERS_IN / size_in[0]))
         if not means:
-            set_value_scale(axes, [value for curve in curves.values() for value in curve.values()])
+            set_value_scale(axes, [point.value for curve in curves.values() for point in curve.values()])
         axes.set_ylabel(label)
         axes.set_xlabel("optimizer steps")
-        footer = "\n".join(textwrap.wrap(provenance_line(summary), int(size_in[0] * 14)))
+        hollow = hollow_note(point for curve in curves.values() for point in curve.values())
+        footer = f"{provenance_line(summary)}; {hollow}" if hollow else provenance_line(summary)
+        footer = "\n".join(textwrap.wrap(footer, int(size_in[0] * 14)))
         figure.supxlabel(footer, fontsize=8.5, color="#444444")
         if legend and axes.get_legend_handles_labels()[1]:
             columns = max(1, int(size_in[0] / 2.1))
@@ -154,14 +168,18 @@ def _curves(
         return finished_svg(figure, axes, marks)
 
 
-def _shown(curve: Curve, means: Mapping[int, float]) -> Curve:
+def _shown(curve: Mapping[int, Estimate], means: Mapping[int, float]) -> Mapping[int, Estimate]:
     if not means:
         return curve
-    return {step: 100 * (value / means[step] - 1) for step, value in curve.items() if step in means}
+    return {
+        step: replace(point, value=100 * (point.value / means[step] - 1))
+        for step, point in curve.items()
+        if step in means and point.comparable
+    }
 
 
-def _draw_curve(axes: Axes, summary: Summary, trial: TrialSummary, curve: Curve) -> Mark | None:
-    """Draw one trial, with a marker where it ends. Returns that end for a number."""
+def _draw_curve(axes: Axes, summary: Summary, trial: TrialSummary, curve: Mapping[int, Estimate]) -> Mark | None:
+    """Draw one trial, with a marker where it ends and hollow ones at estimates. Returns that end for a number."""
     if not curve:
         return None
     name = role(summary, trial)
@@ -169,7 +187,7 @@ def _draw_curve(axes: Axes, summary: Summary, trial: TrialSummary, curve: Curve)
     thin = len(summary.candidates) > MANY_CURVES and name != BEST
     axes.plot(
         list(curve),
-        list(curve.values()),
+        [point.value for point in curve.values()],
         color=style.colour,
         ls=style.line,
         lw=style.width * (0.7 if thin else 1),
@@ -181,7 +199,12 @@ def _draw_curve(axes: Axes, summary: Summary, trial: TrialSummary, curve: Curve)
         label=style.label,
         zorder=4 if name == BEST else 3,
     )
-    return Mark(x=last, y=curve[last], text=short_name(trial), colour=style.colour)
+    for step, point in curve.items():
+        if not point.full:
+            size, marker = (HOLLOW_PT, "o") if step < last else (12 if name == BEST else 7, style.marker or "o")
+            look = {"markersize": size, "marker": marker, "mfc": "white", "mec": style.colour, "mew": 1.2}
+            axes.plot([step], [point.value], ls="None", zorder=4.5, **look)
+    return Mark(x=last, y=curve[last].value, text=short_name(trial), colour=style.colour)
 
 
 def _draw_band(axes: Axes, points: Sequence[BaselinePoint], *, relative: bool) -> None:

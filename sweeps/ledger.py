@@ -227,7 +227,7 @@ def _line(row: Row) -> bytes:
         numbers = asdict(row)
         if isinstance(row, EvaluationRow):
             numbers |= {
-                f"{metric} (n = {n})": value for n, looks in row.nested.items() for metric, value in looks.items()
+                f"{metric} (n={n})": value for n, looks in row.nested.items() for metric, value in looks.items()
             }
             numbers |= row.metrics
         odd = [f"{name} is {n}" for name, n in numbers.items() if isinstance(n, float) and not math.isfinite(n)]

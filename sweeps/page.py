@@ -12,6 +12,7 @@ from typing import Any
 from prx_model.metrics.table import METRICS
 from sweeps import figures
 from sweeps.ledger import FAILED, FINISHED, STOPPED
+from sweeps.page_costs import costs_section
 from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
 from sweeps.page_record import record_section
 from sweeps.page_samples import samples_section
@@ -34,6 +35,7 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
         samples_section(space, paths, summary),
         _trials(summary),
         _settings(space, summary),
+        costs_section(summary),
         _failures(paths, summary),
         record_section(space, paths, summary, starts),
     ]
@@ -80,7 +82,7 @@ def _tiles(summary: Summary) -> str:
     tiles = [
         ("Candidates", f"{len(outcomes)} of {max(summary.num_planned, len(outcomes))}", counts or "none started"),
         ("Baseline", f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))}", "seeds finished"),
-        ("Compute", duration(compute.spent_s), f"training and evaluation, summed over trials{repeated}"),
+        ("Compute", duration(compute.spent_s), f"summed over trials{repeated}"),
         ("Saved by stopping", f"≈ {duration(compute.saved_s)}", f"estimate: {stopped} stopped early"),
     ]
     cells = "".join(
@@ -158,6 +160,9 @@ def _trials(summary: Summary) -> str:
         "standard deviation between seeds, times the root of 1 + 1/seeds. That is what one run differs by through "
         "chance alone. Below 2 spreads a difference is inconclusive."
     )
+    readings = [reading for trial in summary.trials for reading in trial.readings.values()]
+    if any(not reading.estimate.full for reading in readings):
+        unit += " ≈: from n samples only, scaled by the baseline's ratio between all samples and n at that step."
     return section(
         "trials",
         "All trials",
@@ -209,6 +214,9 @@ def _settings(space: SearchSpace, summary: Summary) -> str:
         "settings at once. "
         f"{figures.provenance_line(summary)}."
     )
+    readings = [trial.readings[summary.metric] for trial in summary.candidates if summary.metric in trial.readings]
+    hollow = figures.hollow_note(reading.estimate for reading in readings if reading.percent is not None)
+    note += f" {hollow.capitalize()}." if hollow else ""
     return section(
         "settings", "What each setting does", f'<div class="panels">{"".join(panels)}</div>', paragraph(note, "small")
     )

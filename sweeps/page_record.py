@@ -8,10 +8,11 @@ from typing import Any
 
 from sweeps.config import to_plain
 from sweeps.page_elements import definitions, details, paragraph, section
+from sweeps.rule import ADAPTIVE
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary
-from sweeps.wording import count
+from sweeps.wording import count, either
 
 
 def record_section(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> str:
@@ -30,10 +31,9 @@ def record_section(space: SearchSpace, paths: SweepPaths, summary: Summary, star
 
 def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
     evaluation, stop = space.baseline_config(space.first_seed).evaluation, space.stop
-    seen = sorted({trial.num_samples for trial in summary.trials if trial.num_samples is not None})
     samples = f"n = {evaluation.num_samples} per evaluation, noise seed {evaluation.noise_seed}"
-    if seen and seen != [evaluation.num_samples]:
-        samples += f"; the ledger has evaluations with n = {', '.join(map(str, seen))}"
+    if other := [n for n in summary.sample_counts if n != evaluation.num_samples]:
+        samples += f"; some candidates' evaluations have n = {either(other)} (stopping rule)"
     return [
         ("sweep", f"{space.name}, profile {space.profile}, fingerprint {space.fingerprint}"),
         ("objective", f"{space.objective.metric}, {space.objective.mode}"),
@@ -45,6 +45,13 @@ def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
             f"margin {stop.margin:g} spreads, patience {stop.patience}, grace {stop.grace:g} of the run: a candidate "
             f"ends after {count(stop.patience, 'evaluation')} in a row more than {stop.margin:g} spreads worse than "
             "the baseline, none of them in the grace",
+        ),
+        (
+            "evaluations",
+            "adaptive: a candidate's evaluation ends on as few samples as decide it; it is stopped, and its last one "
+            "made, on all of them"
+            if stop.evaluation == ADAPTIVE
+            else "full: every evaluation is made on all samples",
         ),
         ("budget", f"{space.budget.candidates} candidates, {space.budget.baseline_seeds} baseline seeds"),
     ]

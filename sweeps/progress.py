@@ -37,12 +37,14 @@ class Watch:
     last_line: float = field(default_factory=time.monotonic)
     done_at_start: float = 0.0
     depth: int = 0  # of the model, kept because every poll tells it
+    num_samples: int = 0  # of a whole evaluation, likewise
 
     def __post_init__(self) -> None:
         records = Ledger(self.paths).records()
         self.seen = {event for record in records for event in _events(record)}
         self.done_at_start = self._steps_done(records)
-        self.depth = self.space.baseline_config(self.space.first_seed).model.depth
+        config = self.space.baseline_config(self.space.first_seed)
+        self.depth, self.num_samples = config.model.depth, config.evaluation.num_samples
 
     def poll(self) -> Table | None:
         """Print new events; return the standing of the running trials."""
@@ -77,15 +79,16 @@ class Watch:
     def _measured(self, record: TrialRecord, step: int, records: Sequence[TrialRecord]) -> str:
         row = next(row for row in record.evaluations if row.step == step)
         metric = self.space.objective.metric
-        text = f"{metric} {row.metrics[metric]:.4g}"
+        notes = [] if row.num_samples >= self.num_samples else [f"n={row.num_samples}"]
         if not record.is_baseline:
             compared = compare(record.curve(metric), baseline_curves(records, metric), mode=self.space.objective.mode)
-            gaps = {gap.step: gap.gap for gap in compared}
-            if step in gaps:
-                text += f" ({gaps[step]:+.1f} spreads)" if abs(gaps[step]) < 1e6 else ""
-            else:
-                text += " (baseline not there yet)"
-        return f"{text}  loss {row.flow_loss:.3f}  {row.images_per_s:.0f} images/s"
+            gap = next((gap.gap for gap in compared if gap.step == step), None)
+            if gap is None:
+                notes.append("baseline not there yet")
+            elif abs(gap) < 1e6:
+                notes.append(f"{gap:+.1f} spreads")
+        note = f" ({', '.join(notes)})" if notes else ""
+        return f"{metric} {row.metrics[metric]:.4g}{note}  loss {row.flow_loss:.3f}  {row.images_per_s:.0f} images/s"
 
     def _config(self, record: TrialRecord) -> str:
         if record.is_baseline:

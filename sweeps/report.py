@@ -10,7 +10,17 @@ from sweeps.ledger import FINISHED
 from sweeps.page import write_page
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary, summarise
-from sweeps.wording import caution, compute_sentence, difference, number, outcome, signed_percent, steps
+from sweeps.wording import (
+    caution,
+    compute_sentence,
+    difference,
+    estimated,
+    number,
+    outcome,
+    signed_percent,
+    steps,
+    time_sentence,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +57,10 @@ def final_lines(summary: Summary, paths: SweepPaths) -> list[str]:
     lines = [summary.answer]
     if summary.best is not None:
         lines.append(f"best (*): {summary.best.trial}, {summary.best.config}. {caution(summary.best)}")
-    lines += [f"compute: {compute_sentence(summary.compute)}", f"page: {paths.page}"]
+    lines.append(f"compute: {compute_sentence(summary.compute)}")
+    if summary.compute.spent_s:
+        lines.append(f"time: {time_sentence(summary.compute)}")
+    lines.append(f"page: {paths.page}")
     if paths.best_model.is_dir():
         lines.append(f"best model: {paths.best_model}")
     for trial in summary.failed:
@@ -84,7 +97,7 @@ def _row(summary: Summary, trial: TrialSummary, others: Sequence[str]) -> list[s
     for metric in others:
         other = trial.readings.get(metric)
         percent = "" if other is None or other.percent is None else f"\n{signed_percent(other.percent)}"
-        values.append("-" if other is None else f"{number(other.value)}{percent}")
+        values.append("-" if other is None else f"{estimated(other)}{percent}")
     star = " *" if summary.best and trial.name == summary.best.trial else ""
     end = outcome(trial)
     end = end if len(end) <= LONGEST_REASON else f"{end[:LONGEST_REASON]} ..."

@@ -5,14 +5,15 @@ At a step that the baseline has reached, on the most samples n that both have, t
 positive where the candidate is worse: the difference in units of its own standard deviation under "no difference", with
 k baseline seeds and s_N their spread on all N samples (sweeps.looks). An evaluation counts against the candidate, a
 strike, where gap > margin. The unit is the same at every n, so that a gap on few samples is the estimate of the gap on
-all of them, and a strike means the same. It is off by
+all of them, and a strike means the same. As an estimate it is off by
     error = e_n / s_N
-standard deviations of the difference (the factor sqrt(1 + 1/k) stands in both and cancels), e_n being the error with which
-n samples predict all. `is_open` asks for more samples while |gap - margin| < CLEAR * error: while a look at all of them
-could still turn a strike into none, or none into a strike. On all samples the error is 0 and the gap is the old one.
+standard deviations of the difference, e_n being the one with which a value on n samples predicts the one on all (the
+factor sqrt(1 + 1/k), for the error of a difference, stands above and below and cancels). `is_open` asks for more
+samples while |gap - margin| < CLEAR * error: while a look at all of them could well turn a strike into none, or none
+into a strike. It closes by the number and on the side that `judge` then counts by. On all samples the error is 0.
 
-A metric that is biased on few samples (a Frechet distance) shows differences smaller there than they are, because the bias
-is common to both. That errs on the side of the candidate: fewer strikes, never a stop, which needs all samples.
+A metric with a bias on few samples (a Frechet distance) shows smaller differences there, because the bias is common to
+both. That errs on the candidate's side: fewer strikes, and no stop, which takes all samples.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def _strikes(gaps: Sequence[Gap], margin: float) -> int:
 
 def _reason(gap: Gap, strikes: int, stop: bool, config: StopConfig, all_samples: int) -> str:
     side = "worse" if gap.gap > 0 else "better"
-    samples = "" if gap.num_samples == all_samples else f" (n = {gap.num_samples})"
+    samples = "" if gap.num_samples == all_samples else f" (n={gap.num_samples})"
     place = f"{abs(gap.gap):.1f} spreads {side} than the baseline at step {gap.step}{samples}"
     if stop:
         return f"{place}, {strikes} evaluations in a row above the margin of {config.margin:g}"

@@ -131,7 +131,7 @@ class SweepSearch(Searcher):
         return int(fingerprint({"sweep": self.space.fingerprint, "candidates": num_candidates})[:8], 16)
 
     def _tell_past(self, search: OptunaSearch, record: TrialRecord) -> None:
-        values = list(record.curve(self.space.objective.metric).values())
+        values = list(record.values(self.space.objective.metric).values())
         failed = record.outcome == FAILED or not values
         search.add_evaluated_point(
             dict(record.start.overrides),
@@ -198,7 +198,7 @@ class SweepSearch(Searcher):
         if not self._is_candidate(trial_id):
             return None
         record = self.ledger.record(self.names[trial_id].trial)
-        values = list(record.curve(self.space.objective.metric).values()) if record else []
+        values = list(record.values(self.space.objective.metric).values()) if record else []
         # Tune's own iteration restarts at 1 after a resume; the position in the curve does not.
         for position in range(self.num_told.get(trial_id, 0), len(values)):
             self.optuna.on_trial_result(trial_id, {self.metric: values[position], TRAINING_ITERATION: position})
@@ -211,8 +211,8 @@ class SweepSearch(Searcher):
         record = self._tell_evaluations(trial_id)
         outcome = record.outcome if record else None
         if record is not None and outcome == FINISHED:
-            curve = record.curve(self.space.objective.metric)
-            self.optuna.on_trial_complete(trial_id, {self.metric: curve[record.last_step]})
+            values = record.values(self.space.objective.metric)
+            self.optuna.on_trial_complete(trial_id, {self.metric: values[record.last_step]})
         else:
             # Without a value Optuna takes a stopped trial as pruned, at the last value that was reported.
             self.optuna.on_trial_complete(trial_id, None, error=outcome != STOPPED)

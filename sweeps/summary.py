@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from prx_model.metrics.table import METRICS
+from sweeps.costs import Compute, Costs
 from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord, baseline_curves
-from sweeps.rule import Curve, compare, pooled_spread
+from sweeps.looks import Curve, latest
+from sweeps.readings import BaselinePoint, Estimate, Reading, baseline_points, estimates, reading
 from sweeps.space import SearchSpace
 from sweeps.space_file import FRACTION_OF
 from sweeps.wording import answer
@@ -21,35 +23,14 @@ CONCLUSIVE = 2.0  # spreads; a smaller difference is told as inconclusive
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselinePoint:
-    """The baseline at a step: geometric mean over `seeds` seeds, relative spread, None below two (sweeps.rule)."""
-
-    step: int
-    mean: float
-    spread: float | None
-    seeds: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """A metric at a trial's last evaluation, against the baseline's mean at the same step.
-
-    percent: signed relative difference. gap: in spreads, positive where worse. None: no baseline to compare
-    with, or (gap) a metric of which it is unknown which way is better.
-    """
-
-    step: int
-    value: float
-    percent: float | None = None
-    gap: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrialSummary:
     """One trial. `curves` and `readings` are by metric; `step` is the last step that is known to have been trained.
 
-    saved_s: estimate of what stopping has saved: the trial's own mean seconds per step, times the steps not trained.
+    curves: step -> the metric on all samples, estimated where it was measured on fewer.
+    saved_s: estimate of what stopping has saved: the trial's own mean seconds per step, start-up left out, times the
+    steps not trained.
     repeated_s: seconds of the `num_repeated` evaluations, and the training before each, that a resume has made again.
+    num_sampled, num_full: see sweeps.costs.Compute.
     """
 
     name: str
@@ -59,16 +40,21 @@ class TrialSummary:
     overrides: Mapping[str, Any]
     step: int
     num_steps: int
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, Mapping[int, Estimate]]
     readings: Mapping[str, Reading]
-    num_samples: int | None
     outcome: str
     reason: str
     log: str
-    spent_s: float
+    costs: Costs
     saved_s: float
     num_repeated: int
     repeated_s: float
+    num_sampled: int
+    num_full: int
+
+    @property
+    def spent_s(self) -> float:
+        return self.costs.total_s
 
     @property
     def ended(self) -> bool:
@@ -89,17 +75,6 @@ class Best:
     chosen_from: int
     luck: float
     conclusive: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """Seconds of training and evaluation, summed over trials. `saved_s` is an estimate; see TrialSummary."""
-
-    spent_s: float
-    saved_s: float
-    num_stopped: int
-    num_repeated: int
-    repeated_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +108,12 @@ class Summary:
     @property
     def failed(self) -> list[TrialSummary]:
         return [trial for trial in self.trials if trial.outcome == FAILED]
+
+    @property
+    def sample_counts(self) -> list[int]:
+        """The numbers of samples that values rest on, ascending."""
+        curves = [curve for trial in self.trials for curve in trial.curves.values()]
+        return sorted({point.num_samples for curve in curves for point in curve.values()})
 
     def ranked(self) -> list[TrialSummary]:
         """Candidates, finished ones first and the better ones first; then as they started."""
@@ -178,19 +159,6 @@ def best_record(space: SearchSpace, records: Sequence[TrialRecord]) -> TrialReco
     return min(finished, key=lambda r: sign * r.evaluations[-1].metrics[metric], default=None)
 
 
-def baseline_points(curves: Sequence[Curve]) -> tuple[BaselinePoint, ...]:
-    """The baseline's mean and spread at every step that a seed has reached, by the conventions of sweeps.rule."""
-    spread = pooled_spread(curves)
-    points = []
-    for step in sorted({step for curve in curves for step in curve}):
-        values = [curve[step] for curve in curves if step in curve]
-        positive = [value for value in values if value > 0]
-        mean = statistics.geometric_mean(positive) if positive else statistics.fmean(values)
-        known = spread if len(positive) > 1 else None
-        points.append(BaselinePoint(step=step, mean=mean, spread=known, seeds=len(positive) or len(values)))
-    return tuple(points)
-
-
 def luck_of_best(num_candidates: int, num_seeds: int) -> float:
     """Expected lead in spreads of the best of k candidates that do not differ from the baseline.
 
@@ -214,11 +182,15 @@ def _trial(
     record: TrialRecord, space: SearchSpace, baselines: Mapping[str, Sequence[Curve]], depth: int
 ) -> TrialSummary:
     rows, start, end = record.evaluations, record.start, record.end
-    once_s = sum(row.train_s + row.eval_s for row in rows)
+    once = Costs.of([*rows, *([end] if end else [])])
+    num_samples = space.baseline_config(space.first_seed).evaluation.num_samples
     step = max(end.step if end else 0, record.last_step)
     left = start.num_steps - record.last_step
     stopped = record.outcome == STOPPED and rows
-    curves = {metric: curve for metric in baselines if (curve := record.curve(metric))}
+    known = {metric: curve for metric in baselines if (curve := record.curve(metric))}
+    curves = {metric: estimates(curve, baselines[metric], num_samples) for metric, curve in known.items()}
+    # A baseline is not compared with a mean that it is part of.
+    compared: Mapping[str, Sequence[Curve]] = dict.fromkeys(known, ()) if record.is_baseline else baselines
     return TrialSummary(
         name=record.trial,
         is_baseline=record.is_baseline,
@@ -228,15 +200,19 @@ def _trial(
         step=step,
         num_steps=start.num_steps,
         curves=curves,
-        readings={m: _reading(m, curve, baselines[m], space, record.is_baseline) for m, curve in curves.items()},
-        num_samples=rows[-1].num_samples if rows else None,
+        readings={
+            metric: reading(curve, curves[metric][max(curve)], compared[metric], _direction(metric, space))
+            for metric, curve in known.items()
+        },
         outcome=record.outcome or UNFINISHED,
         reason=_reason(record),
         log=end.log if end else "",
-        spent_s=record.spent_s,
-        saved_s=once_s / record.last_step * left if stopped else 0.0,
+        costs=record.costs,
+        saved_s=(once.total_s - once.start_s) / record.last_step * left if stopped else 0.0,
         num_repeated=record.num_repeated,
-        repeated_s=max(0.0, record.spent_s - once_s),
+        repeated_s=max(0.0, record.spent_s - once.total_s),
+        num_sampled=record.num_sampled,
+        num_full=num_samples * (len(rows) + record.num_repeated),
     )
 
 
@@ -254,19 +230,9 @@ def short_config(start: Start, depth: int) -> str:
     return ", ".join(parts)
 
 
-def _reading(metric: str, curve: Curve, baselines: Sequence[Curve], space: SearchSpace, is_baseline: bool) -> Reading:
-    step = max(curve)
-    value = curve[step]
-    mean = next((point.mean for point in baseline_points(baselines) if point.step == step), None)
-    if is_baseline or mean is None or mean <= 0:
-        return Reading(step=step, value=value)
-    mode = space.objective.mode if metric == space.objective.metric else _direction(metric)
-    gaps = compare(curve, baselines, mode=mode) if mode else []
-    gap = next((gap.gap for gap in gaps if gap.step == step), None)
-    return Reading(step=step, value=value, percent=100 * (value / mean - 1), gap=gap)
-
-
-def _direction(metric: str) -> str | None:
+def _direction(metric: str, space: SearchSpace) -> str | None:
+    if metric == space.objective.metric:
+        return space.objective.mode
     spec = METRICS.get(metric)
     return spec.direction if spec is not None else None
 
@@ -287,7 +253,7 @@ def _best(space: SearchSpace, records: Sequence[TrialRecord], trials: Sequence[T
     trial = next(trial for trial in trials if trial.name == record.trial)
     reading = trial.readings[space.objective.metric]
     baselines = baseline_curves(records, space.objective.metric)
-    seeds = sum(curve.get(reading.step, 0) > 0 for curve in baselines)
+    seeds = sum(latest(curve[reading.step]) > 0 for curve in baselines if reading.step in curve)
     chosen_from = sum(not other.is_baseline and bool(other.curves) for other in trials)
     luck = luck_of_best(chosen_from, max(1, seeds))
     gap = reading.gap
@@ -311,9 +277,11 @@ def _is_complete(space: SearchSpace, records: Sequence[TrialRecord]) -> bool:
 
 def _compute(trials: Sequence[TrialSummary]) -> Compute:
     return Compute(
-        spent_s=sum(trial.spent_s for trial in trials),
+        costs=Costs.of(trial.costs for trial in trials),
         saved_s=sum(trial.saved_s for trial in trials),
         num_stopped=sum(trial.outcome == STOPPED for trial in trials),
         num_repeated=sum(trial.num_repeated for trial in trials),
         repeated_s=sum(trial.repeated_s for trial in trials),
+        num_sampled=sum(trial.num_sampled for trial in trials),
+        num_full=sum(trial.num_full for trial in trials),
     )

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from sweeps.ledger import FINISHED, STOPPED
 
 if TYPE_CHECKING:
-    from sweeps.summary import Best, Compute, Reading, TrialSummary
+    from sweeps.costs import Compute, Costs
+    from sweeps.readings import Reading
+    from sweeps.summary import Best, TrialSummary
 
 
 def number(value: float) -> str:
@@ -36,16 +38,31 @@ def count(amount: int, noun: str) -> str:
     return f"{amount} {noun}{'' if amount == 1 else 's'}"
 
 
+def either(amounts: Sequence[int]) -> str:
+    """'160', '40 or 160', '20, 40 or 160'."""
+    *first, last = map(str, amounts)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def spreads(gap: float) -> str:
     """'3.4 spreads', whichever side; a value of 0 or below, which the logarithm cannot take, is just far away."""
     return f"{abs(gap):.1f} spreads" if math.isfinite(gap) else "far beyond the spread"
 
 
+def estimated(reading: Reading) -> str:
+    """'200.7', or '≈ 200.7' where it is estimated from fewer samples."""
+    return f"{'≈ ' if reading.estimate.scaled else ''}{number(reading.value)}"
+
+
 def difference(reading: Reading) -> tuple[str, str]:
-    """('200.7 (-5.1 %)', '3.4 spreads better'): the second part is '' without a spread to compare with."""
+    """('200.7 (-5.1 %)', '3.4 spreads better'): the second part is '' without a spread to compare with.
+
+    From fewer samples than all: ('≈ 200.7 (-5.1 %)', '3.4 spreads better, n=20').
+    """
+    samples = "" if reading.estimate.full else f"n={reading.estimate.num_samples}"
     percent = "" if reading.percent is None else f" ({signed_percent(reading.percent)})"
     side = "" if reading.gap is None else f"{spreads(reading.gap)} {'worse' if reading.gap > 0 else 'better'}"
-    return f"{number(reading.value)}{percent}", side
+    return f"{estimated(reading)}{percent}", ", ".join(filter(None, [side, samples]))
 
 
 def spoken_difference(reading: Reading, metric: str) -> str:
@@ -102,7 +119,7 @@ def caution(best: Best) -> str:
 
 
 def compute_sentence(compute: Compute) -> str:
-    sentence = f"{duration(compute.spent_s)} of training and evaluation, summed over trials"
+    sentence = f"{duration(compute.spent_s)}, summed over trials"
     if compute.num_stopped:
         saved = f"saved about {duration(compute.saved_s)} (estimate)"
         sentence += f"; stopping {count(compute.num_stopped, 'trial')} {saved}"
@@ -110,6 +127,27 @@ def compute_sentence(compute: Compute) -> str:
         repeated = count(compute.num_repeated, "evaluation")
         sentence += f"; {duration(compute.repeated_s)} ({repeated}) repeated after resumes"
     return sentence
+
+
+def shares(costs: Costs) -> str:
+    """'start-up 12 %, training 70 %, ...': every part that was recorded, in the order of a trial's life."""
+    return ", ".join(f"{name} {share(percent)}" for name, percent in costs.shares().items())
+
+
+def share(percent: float) -> str:
+    """'12 %', '< 1 %'."""
+    return f"{percent:.0f} %" if percent >= 0.5 else "< 1 %"
+
+
+def sampled(num_sampled: int, num_full: int) -> str:
+    """'1,240 of 2,560 samples (48 %)'."""
+    part = f" ({share(100 * num_sampled / num_full)})" if num_full else ""
+    return f"{num_sampled:,} of {num_full:,} samples{part}"
+
+
+def time_sentence(compute: Compute) -> str:
+    """Where the time went, and how many samples evaluations have taken of those that they could have."""
+    return f"{shares(compute.costs)}; evaluations on {sampled(compute.num_sampled, compute.num_full)}"
 
 
 def outcome(trial: TrialSummary) -> str:

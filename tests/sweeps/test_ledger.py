@@ -144,7 +144,7 @@ def test_after_a_resume_the_later_row_wins_and_both_are_paid_for(ledger):
     ):
         ledger.append(row)
     record = ledger.record("candidate-000")
-    assert record.curve("fid") == {10: 9.0, 20: 7.0, 30: 6.0}
+    assert record.curve("fid") == {10: {64: 9.0}, 20: {64: 7.0}, 30: {64: 6.0}}
     assert [row.resumed_from for row in record.evaluations] == [0, 10, 10]
     assert record.num_repeated == 1
     assert record.spent_s == pytest.approx(3 * 2.5 + 110)
@@ -163,8 +163,9 @@ def test_a_curve_holds_the_steps_that_have_the_metric(ledger):
     ledger.append(evaluation_row(10))
     ledger.append(evaluation_row(20, metrics={"cmmd": 0.25}))
     record = ledger.record("candidate-000")
-    assert record.curve("fid") == {10: 10.0}
-    assert record.curve("cmmd") == {10: 0.5, 20: 0.25}
+    assert record.curve("fid") == {10: {64: 10.0}}
+    assert record.curve("cmmd") == {10: {64: 0.5}, 20: {64: 0.25}}
+    assert record.values("cmmd") == {10: 0.5, 20: 0.25}
 
 
 def test_a_trial_is_known_from_its_start_row_on(ledger):
@@ -190,7 +191,7 @@ def test_baseline_curves_are_those_of_baselines_that_have_not_failed(ledger):
             ledger.append(end_row(f"baseline-seed{number}", outcome))
     ledger.append(start_row("candidate-000"))
     ledger.append(evaluation_row(10, "candidate-000", fid=99.0))
-    assert ledger.baseline_curves("fid") == [{10: 0.0}, {10: 2.0}, {10: 3.0}]
+    assert ledger.baseline_curves("fid") == [{10: {64: 0.0}}, {10: {64: 2.0}}, {10: {64: 3.0}}]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -212,7 +213,7 @@ def test_a_write_cut_short_by_a_full_disk_is_an_error(ledger, monkeypatch):
             ledger.append(evaluation_row(10))
     monkeypatch.undo()
     ledger.append(evaluation_row(20))
-    assert ledger.record("candidate-000").curve("fid")[20] == 10.0
+    assert ledger.record("candidate-000").values("fid")[20] == 10.0
 
 
 def test_infinite_gaps_fit_into_a_row():
@@ -247,7 +248,7 @@ def test_two_processes_write_side_by_side(ledger):
     writers = [_writer(ledger, f"candidate-{number:03d}", 40) for number in range(2)]
     assert [(writer.communicate()[0].split()[-1], writer.returncode) for writer in writers] == [("40", 0)] * 2
     for record in ledger.records():
-        assert record.curve("fid") == {step: step / 7 for step in range(1, 41)}
+        assert record.values("fid") == {step: step / 7 for step in range(1, 41)}
         assert record.num_repeated == 0
 
 

@@ -27,8 +27,9 @@ from sweeps.storage import SweepPaths
 from sweeps.summary import best_record, luck_of_best
 
 OBJECTIVE, OTHER = "mmd_opennsfw", "frechet_opennsfw_pc32"
-SECTIONS = ("answer", "curves", "metrics", "samples", "trials", "settings", "failures", "provenance")
+SECTIONS = ("answer", "curves", "metrics", "samples", "trials", "settings", "costs", "failures", "provenance")
 STEPS = (40, 80, 120, 160, 200)
+LOOKS, ALL, BIAS = (48, 96, 192, 384), 384, 0.1
 START = {
     "time": "2026-01-02T03:04:05+0000",
     "command": "python sweeps/run.py search_spaces/repa.yaml",
@@ -90,36 +91,39 @@ class Lab:
         outcome: str | None = FINISHED,
         end_step: int | None = None,
         reason: str = "trained all 200 steps",
+        samples: Mapping[int, int] | None = None,
     ) -> None:
-        """`factor` times one falling curve; 10 s of training and 2 s of evaluation a row."""
+        """`factor` times one falling curve; `samples`: of the steps that were evaluated on fewer than ALL."""
         chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
         start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
         self.ledger.append(start)
         for step in STEPS:
             if step <= until:
-                self.row(name, step, factor)
+                self.row(name, step, factor, num_samples=(samples or {}).get(step, ALL))
         if outcome is not None:
             log = str(self.paths.trial_log(name))
             self.ledger.append(End(trial=name, outcome=outcome, step=end_step or until, reason=reason, log=log))
 
-    def row(self, name: str, step: int, factor: float) -> None:
+    def row(self, name: str, step: int, factor: float, num_samples: int = ALL, **change: Any) -> None:
+        """10 s of training, 2 s of evaluation. On n samples the value is larger by the same factor for all trials."""
         value = factor * 500 * math.exp(-step / 150)
-        self.ledger.append(
-            EvaluationRow(
-                trial=name,
-                step=step,
-                metrics={OBJECTIVE: value, OTHER: value / 40},
-                num_samples=384,
-                flow_loss=0.3,
-                repa_loss=None,
-                grad_norm=0.1,
-                images_per_s=70.0,
-                train_s=10.0,
-                eval_s=2.0,
-                peak_memory_bytes=1,
-                resumed_from=0,
-            )
+        nested = {n: value * (1 + BIAS * (ALL / n - 1)) for n in LOOKS if n <= num_samples}
+        row = EvaluationRow(
+            trial=name,
+            step=step,
+            metrics={OBJECTIVE: nested[num_samples], OTHER: nested[num_samples] / 40},
+            num_samples=num_samples,
+            nested={str(n): {OBJECTIVE: there, OTHER: there / 40} for n, there in nested.items()},
+            flow_loss=0.3,
+            repa_loss=None,
+            grad_norm=0.1,
+            images_per_s=70.0,
+            train_s=10.0,
+            eval_s=2.0,
+            peak_memory_bytes=1,
+            resumed_from=0,
         )
+        self.ledger.append(replace(row, **change))
 
     def grids(self, name: str, side: int = 67, steps: tuple[int, ...] = STEPS) -> None:
         for step in steps:
@@ -360,7 +364,7 @@ def test_page_has_every_section_and_loads_nothing(lab: Lab) -> None:
     assert "&quot;noise_seed&quot;: 7" in page
     assert "≈ 24 s" in page
     assert page.count("data:image/png;base64,") == 2 + 2 * len(STEPS)
-    assert len(figures_of(page)) == 2 + 2 + 1 + 3
+    assert len(figures_of(page)) == 2 + 2 + 1 + 3 + 2
     assert all(figure.rstrip().endswith("</svg>") for figure in figures_of(page))
     assert list(lab.paths.root.glob(".*.tmp")) == []
 

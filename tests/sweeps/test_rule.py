@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.rule import FLOOR, StopConfig, compare, judge, pooled_spread
+from sweeps import looks, rule
+from sweeps.looks import FLOOR
+from sweeps.rule import StopConfig
 
+N = 160
 STEPS = tuple(range(100, 1100, 100))
 EAGER = StopConfig(margin=1.0, patience=2, grace=0.0)
 LEVEL = StopConfig(margin=2.0, patience=2, grace=0.0)
@@ -32,8 +35,21 @@ def curves(steps=STEPS):
 baselines = st.lists(curves(), min_size=2, max_size=5)
 
 
+def _on_all(curve):
+    """Values as those of one number of samples."""
+    return {step: {N: value} for step, value in curve.items()}
+
+
+def compare(candidate, references):
+    return rule.compare(_on_all(candidate), list(map(_on_all, references)))
+
+
+def pooled_spread(references):
+    return looks.pooled_spread(list(map(_on_all, references)))
+
+
 def _judge(candidate, references=THREE, config=LEVEL, mode="min"):
-    return judge(candidate, references, config, num_steps=1000, mode=mode)
+    return rule.judge(_on_all(candidate), list(map(_on_all, references)), config, num_steps=1000, mode=mode)
 
 
 def _worse_by(gaps):
@@ -268,6 +284,7 @@ def test_a_verdict_carries_the_numbers_it_rests_on():
     assert verdict.baseline_mean == pytest.approx((97 * 100 * 103) ** (1 / 3))
     assert verdict.spread == pooled_spread(THREE)
     assert (verdict.judged_step, verdict.seeds, verdict.strikes, verdict.stop) == (200, 3, 1, False)
+    assert (verdict.num_samples, verdict.error) == (N, 0.0)
     assert verdict.gap == pytest.approx(2.5)
 
 
@@ -281,6 +298,7 @@ def test_a_verdict_carries_the_numbers_it_rests_on():
         {"grace": -0.1},
         {"grace": 1.1},
         {"grace": math.nan},
+        {"evaluation": "fast"},
     ],
 )
 def test_impossible_settings_are_refused(change):
