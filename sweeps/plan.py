@@ -10,17 +10,20 @@ from rich.console import Console
 from prx_model.batch import Batch
 from prx_model.experiment import ExperimentConfig
 from prx_model.flow import draw
+from prx_model.metrics.samples import nested_counts
 from prx_model.model import PRX, count_parameters
 from prx_model.objective import TrainingObjective
 from prx_model.sampling import sample
 from prx_model.training import TrainState, optimizer_step
+from sweeps.config import listing
 from sweeps.ledger import Ledger
+from sweeps.rule import ADAPTIVE
 from sweeps.search import num_open
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.wording import duration
 
-TRIAL_START_S = 20  # processes and imports of one trial under Ray Train, measured (benchmarks/)
+SLOT_START_S = 15  # processes and imports of a slot under Ray Train; all its trials share it (docs/benchmarks/)
 MEASURABLE_PARAMETERS = 50_000_000  # above this, a timing step in the driver is no quick look any more
 
 
@@ -76,8 +79,10 @@ def _evaluation_line(space: SearchSpace, config: ExperimentConfig) -> str:
     e = config.evaluation
     looks = len(config.training.evaluation_steps())
     metrics = ", ".join(m + (" (objective)" if m == space.objective.metric else "") for m in e.metrics)
+    fewer = nested_counts(e.num_samples, e.batch_size, e.nested)[:-1] if space.stop.evaluation == ADAPTIVE else ()
+    first = f" (candidates: {listing(f'{n:,}' for n in fewer)} first)" if fewer else ""
     return (
-        f"{looks} a trial: {metrics}; n = {e.num_samples:,} samples, {e.sampler.steps} Euler steps, "
+        f"{looks} a trial: {metrics}; n = {e.num_samples:,} samples{first}, {e.sampler.steps} Euler steps, "
         f"guidance {e.sampler.guidance:g}"
     )
 
@@ -116,7 +121,7 @@ def estimate(space: SearchSpace, config: ExperimentConfig, paths: SweepPaths) ->
         )
     at_a_time = min(space.resources.concurrent_trials, remaining)
     waves = -(-remaining // at_a_time)
-    whole = waves * (measured + TRIAL_START_S)
+    whole = waves * measured + SLOT_START_S
     return f"about {duration(measured)} a trial, {duration(whole)} for {remaining} trials if none is stopped early"
 
 
