@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +36,14 @@ class RecordingSuite:
         self.suite = suite
         self.samples: list[torch.Tensor] = []
 
-    def evaluate(self, generate: Generate, **workers: Any) -> SuiteResult:
+    def looks(self, generate: Generate, **workers: Any) -> Iterator[SuiteResult]:
         self.samples = []
 
         def recorded(*inputs: torch.Tensor) -> torch.Tensor:
             self.samples.append(generate(*inputs))
             return self.samples[-1]
 
-        return self.suite.evaluate(recorded, **workers)
+        return self.suite.looks(recorded, **workers)
 
 
 def main() -> None:
@@ -67,16 +69,20 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "provenance.json").write_text(json.dumps(provenance(options.profile, "benchmark"), indent=1))
     for evaluation in replace(experiment, suite=suite).evaluations():  # pyright: ignore[reportArgumentType]
+        started = time.perf_counter()
+        scores = evaluation.scores()
+        eval_s = time.perf_counter() - started
         torch.save({"samples": torch.cat(suite.samples)}, folder / f"samples-{evaluation.step:05d}.pt")
         row = {
             "run": options.run,
             "seed": options.seed,
             "changes": changes,
             "step": evaluation.step,
-            "metrics": evaluation.scores.values,
+            "metrics": scores.values,
             "flow_loss": evaluation.flow_loss,
             "train_s": evaluation.train_s,
-            "eval_s": evaluation.eval_s,
+            "data_s": evaluation.data_s,
+            "eval_s": eval_s,
         }
         with (folder / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")

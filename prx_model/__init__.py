@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prx_model.batch import Batch
+    from prx_model.evaluation import Evaluation
     from prx_model.experiment import (
         DataConfig,
         EvaluationConfig,
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from prx_model.repa import RepaConfig
     from prx_model.sampling import SamplerConfig, sample
     from prx_model.teachers import TEACHERS, load_teacher
-    from prx_model.training import Evaluation, TrainingConfig, TrainState, train
+    from prx_model.training import TrainingConfig, TrainState, train
 
 _HOMES = {
     "Batch": "batch",
     "DataConfig": "experiment",
-    "Evaluation": "training",
+    "Evaluation": "evaluation",
     "EvaluationConfig": "experiment",
     "Experiment": "experiment",
     "ExperimentConfig": "experiment",

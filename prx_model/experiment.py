@@ -12,16 +12,21 @@ import torch
 from torch import Tensor
 
 from prx_model.distributed import Workers
+from prx_model.evaluation import Evaluation
+from prx_model.kept import Kept
+from prx_model.metrics.samples import check_parts
 from prx_model.model import PRX, PRXConfig
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig, pixels_to_images, sample
-from prx_model.training import Evaluation, TrainingConfig, TrainState, train
+from prx_model.training import TrainingConfig, TrainState, train
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from prx_model.data.reader import BatchReader
     from prx_model.data.store import ImageCaptionStore, Split
-    from prx_model.metrics.suite import MetricSuite
+    from prx_model.metrics.suite import MetricSuite, SuiteResult
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 SOURCES = ("openmoji", "store")
@@ -62,13 +67,16 @@ class EvaluationConfig:
 
     metrics: names of prx_model.metrics' table; all are computed on the same samples.
     num_samples: n. Prompts are the first n held-out captions; n above their number goes round.
-    batch_size: samples generated at a time; changes no value.
+    batch_size: samples generated at a time; changes no value of an n.
+    nested: parts of num_samples on which the metrics are also given, ascending, so that a caller can do with fewer.
+        Each is rounded up to whole batches.
     noise_seed: of the starting noise of sample i, together with i alone.
     """
 
     metrics: tuple[str, ...] = ("fid", "cmmd", "dino_mmd")
     num_samples: int = 10_000
     batch_size: int = 128
+    nested: tuple[float, ...] = (0.125, 0.25, 0.5)
     noise_seed: int = 0
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
@@ -78,6 +86,7 @@ class EvaluationConfig:
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, allowed is an integer of at least 1")
+        check_parts(self.nested, "nested")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,25 +107,40 @@ class ExperimentConfig:
             )
 
 
-def prepare(config: ExperimentConfig, cache: Path, progress: Progress | None = None) -> None:
+def prepare(
+    config: ExperimentConfig, cache: Path, progress: Progress | None = None, kept: Kept | None = None
+) -> None:
     """Make every cache that a run of `config` reads: encoded data, teacher tokens, reference features.
 
-    Called once by whoever starts runs, so that runs side by side find all of it. A second call finds it done.
+    Called once by whoever starts runs, so that runs side by side find all of it. A second call finds it done. Several
+    configs in a row share what they have in common through `kept`.
     """
-    store = open_store(config.data, cache, progress)
+    kept = kept or Kept()
+    store = open_store(config.data, cache, progress, kept)
     if config.repa is not None:
-        _teacher_tokens(config, store, cache, progress)
-    _build_suite(config, store, cache, "cpu")
+        _teacher_tokens(config, store, cache, kept, progress)
+    _suite(config, store, cache, "cpu", kept)
 
 
-def open_store(data: DataConfig, cache: Path, progress: Progress | None = None) -> ImageCaptionStore:
+def open_store(
+    data: DataConfig, cache: Path, progress: Progress | None = None, kept: Kept | None = None
+) -> ImageCaptionStore:
     """The encoded data set, made first where the source is one that we can make."""
-    from prx_model.data.openmoji import OpenMojiSettings, prepare_openmoji
+    from prx_model.data.manifest import Manifest
     from prx_model.data.store import ImageCaptionStore
+
+    folder = _store_folder(data, cache, progress)
+    # The fingerprint is read again for every run: a folder that was encoded anew is another data set.
+    fingerprint = (folder, Manifest.read(folder).fingerprint)
+    return (kept or Kept()).get("store", fingerprint, lambda: ImageCaptionStore.open(folder))
+
+
+def _store_folder(data: DataConfig, cache: Path, progress: Progress | None) -> Path:
+    from prx_model.data.openmoji import OpenMojiSettings, prepare_openmoji
 
     if data.source == "store":
         assert data.path is not None
-        return ImageCaptionStore.open(Path(data.path))
+        return Path(data.path)
     settings = OpenMojiSettings(
         resolution=data.resolution,
         num_heldout=data.num_heldout,
@@ -124,10 +148,12 @@ def open_store(data: DataConfig, cache: Path, progress: Progress | None = None) 
         skin_tones=data.skin_tones,
         limit=data.limit,
     )
-    return ImageCaptionStore.open(prepare_openmoji(settings, cache, progress))
+    return prepare_openmoji(settings, cache, progress)
 
 
-def _teacher_tokens(config: ExperimentConfig, store: ImageCaptionStore, cache: Path, progress: Progress | None = None):
+def _teacher_tokens(
+    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, kept: Kept, progress: Progress | None = None
+) -> np.memmap:
     from prx_model.data.teacher_cache import cached_teacher_tokens
     from prx_model.teachers import DeferredTeacher
 
@@ -135,13 +161,21 @@ def _teacher_tokens(config: ExperimentConfig, store: ImageCaptionStore, cache: P
     side, name = config.data.resolution, config.repa.teacher
     report = None if progress is None else partial(progress, f"teacher {name}: images")
     return cached_teacher_tokens(
-        DeferredTeacher(name),
+        kept.get("teacher", name, lambda: DeferredTeacher(name)),
         store.train,
         grid=config.model.token_grid(side, side),
         cache=cache,
         split_fingerprint=store.train.fingerprint,
         progress=report,
     )
+
+
+def _suite(
+    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str, kept: Kept
+) -> MetricSuite:
+    side = config.data.resolution
+    fingerprint = (config.evaluation, store.fingerprint, config.model.in_channels, side, cache, str(device))
+    return kept.get("suite", fingerprint, lambda: _build_suite(config, store, cache, device))
 
 
 def _build_suite(
@@ -160,6 +194,7 @@ def _build_suite(
         noise_seed=evaluation.noise_seed,
         num_samples=evaluation.num_samples,
         batch_size=evaluation.batch_size,
+        parts=evaluation.nested,
         cache=cache,
         device=device,
     )
@@ -181,19 +216,17 @@ class Experiment:
     workers: Workers
 
     def evaluations(self) -> Iterator[Evaluation]:
-        """Train to the end, evaluation by evaluation. Break out of it to stop."""
+        """Train to the end, evaluation by evaluation, each as far as the caller looks. Break out of it to stop."""
         null_text = self.state.objective.null_text
         config = self.config.evaluation.sampler
 
-        def evaluate(model: PRX):
+        def evaluate(model: PRX) -> Iterator[SuiteResult]:
             def generate(noise: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
                 pixels = sample(model, noise, text, text_mask, null_text=null_text, config=config)
                 return pixels_to_images(pixels)
 
             workers = self.workers
-            return self.suite.evaluate(
-                generate, rank=workers.rank, world_size=workers.world_size, gather=workers.gather
-            )
+            return self.suite.looks(generate, rank=workers.rank, world_size=workers.world_size, gather=workers.gather)
 
         return train(
             self.state,
@@ -212,16 +245,21 @@ def open_experiment(
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
     checkpoint: Path | None = None,
+    kept: Kept | None = None,
 ) -> Experiment:
-    """Build the run of `config` from the caches that `prepare` has made; go on from `checkpoint` where there is one."""
+    """Build the run of `config` from the caches that `prepare` has made; go on from `checkpoint` where there is one.
+
+    kept: what earlier runs of this process have loaded. Weights, optimizer and average are always made anew.
+    """
     from prx_model.data.reader import BatchReader
 
     if config.model.in_channels != 3:
         raise ValueError(
             f"model.in_channels: got {config.model.in_channels}, allowed is 3: runs are in pixel space so far"
         )
-    store = open_store(config.data, cache)
-    tokens = None if config.repa is None else _teacher_tokens(config, store, cache)
+    kept = kept or Kept()
+    store = open_store(config.data, cache, kept=kept)
+    tokens = None if config.repa is None else _teacher_tokens(config, store, cache, kept)
     state = TrainState(build_objective(config, store.null_text).to(device), config.training)
     if checkpoint is not None:
         state.load(checkpoint)
@@ -229,7 +267,7 @@ def open_experiment(
         config=config,
         state=state,
         reader=BatchReader(store.train, config.training.batch_size, config.seed, teacher_tokens=tokens),
-        suite=_build_suite(config, store, cache, device),
+        suite=_suite(config, store, cache, device, kept),
         workers=workers or Workers(),
     )
 

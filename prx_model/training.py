@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prx_model.batch import Batch
 from prx_model.distributed import Workers
+from prx_model.evaluation import Evaluation, Looks
 from prx_model.flow import TimestepLaw, draw
 from prx_model.metrics.suite import SuiteResult
 from prx_model.model import PRX
@@ -94,24 +95,6 @@ class TrainingConfig:
         return steps if steps[-1] == self.steps else [*steps, self.steps]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What is known after `step` optimizer steps. Losses and rates are means since the evaluation before.
-
-    scores: the suite's metric values, sample images and times.
-    train_s, eval_s: seconds spent in each since the evaluation before (or since the resume).
-    """
-
-    step: int
-    scores: SuiteResult
-    flow_loss: float
-    repa_loss: float | None
-    grad_norm: float
-    images_per_s: float
-    train_s: float
-    eval_s: float
-
-
 @runtime_checkable
 class Batches(Protocol):
     """An endless, resumable source of global batches."""
@@ -179,22 +162,24 @@ def train(
     config: TrainingConfig,
     *,
     seed: int,
-    evaluate: Callable[[PRX], SuiteResult],
+    evaluate: Callable[[PRX], Iterator[SuiteResult]],
     workers: Workers | None = None,
 ) -> Iterator[Evaluation]:
-    """Train from state.step to config.steps and yield after every evaluation.
+    """Train from state.step to config.steps and yield at every evaluation.
 
-    `state` holds the weights of the yielded step while the caller has control: that is the moment to save it.
+    `state` holds the weights of the yielded step while the caller has control: that is the moment to save it, and to
+    drive the evaluation's looks as far as is worth while. Several workers drive them equally far.
+    evaluate: starts an evaluation of these weights, and makes each look when it is asked for.
     Raises DivergedError where the loss or the gradient is not finite.
     """
     workers = workers or Workers()
     module = workers.wrap(state.objective)
     device = next(state.objective.parameters()).device
     evaluation_steps = frozenset(config.evaluation_steps())
+    batches = source.batches(from_step=state.step)
     window = _Window(first_step=state.step)
-    if state.step >= config.steps:
-        return
-    for batch in source.batches(from_step=state.step):
+    while state.step < config.steps:
+        batch = window.next_of(batches)
         draws = draw(batch, config.timesteps, caption_dropout=config.caption_dropout, seed=seed, step=state.step)
         share = workers.share(len(batch))
         local, local_draws = batch.rows(*share).to(device), draws.rows(*share).to(device)
@@ -204,10 +189,8 @@ def train(
             terms = module(local, local_draws, repa_weight)
         window.add(terms, optimizer_step(state, terms.total, config), num_images=len(batch))
         if state.step in evaluation_steps:
-            yield _evaluated(state, window, evaluate, workers)
+            yield _evaluation(state, window, evaluate, workers)
             window = _Window(first_step=state.step)
-        if state.step >= config.steps:
-            return
 
 
 def optimizer_step(state: TrainState, loss: Tensor, config: TrainingConfig) -> Tensor:
@@ -233,7 +216,21 @@ class _Window:
     norms: list[Tensor] = field(default_factory=list)
     num_images: int = 0
     started: float = field(default_factory=time.perf_counter)
+    data_s: float = 0.0
     num_checked: int = 0
+
+    def next_of(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; what it takes counts as waiting for data."""
+        started = time.perf_counter()
+        batch = next(batches)
+        self.data_s += time.perf_counter() - started
+        return batch
+
+    def wall_s(self, device: torch.device) -> float:
+        """Seconds since it began, after the device has done all that it was given: its steps run behind the host's."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - self.started
 
     def add(self, terms: LossTerms, norm: Tensor, *, num_images: int) -> None:
         self.flow.append(terms.total.detach() if terms.repa is None else terms.flow.detach())
@@ -256,23 +253,22 @@ class _Window:
         self.num_checked = len(self.norms)
 
 
-def _evaluated(
-    state: TrainState, window: _Window, evaluate: Callable[[PRX], SuiteResult], workers: Workers
+def _evaluation(
+    state: TrainState, window: _Window, evaluate: Callable[[PRX], Iterator[SuiteResult]], workers: Workers
 ) -> Evaluation:
     window.check_finite()
     flow, repa = _mean(window.flow, workers), _mean(window.repa, workers) if window.repa else None
-    train_s = time.perf_counter() - window.started
-    started = time.perf_counter()
-    scores = evaluate(state.evaluated_model)
+    wall_s = window.wall_s(next(state.objective.parameters()).device)
+    step = state.step
     return Evaluation(
-        step=state.step,
-        scores=scores,
+        step=step,
+        looks=Looks(evaluate(state.evaluated_model), step=step, current_step=lambda: state.step),
         flow_loss=flow,
         repa_loss=repa,
         grad_norm=float(_stacked(window.norms).mean()),
-        images_per_s=window.num_images / train_s,
-        train_s=train_s,
-        eval_s=time.perf_counter() - started,
+        images_per_s=window.num_images / wall_s,
+        data_s=window.data_s,
+        train_s=wall_s - window.data_s,
     )
 
 

@@ -51,18 +51,19 @@ class Resources:
     """What one trial takes. None of it changes a result, so none of it is part of a fingerprint.
 
     gpus_per_worker: 0 means a share of the GPUs that are there, if any.
+    trials_per_slot: trials that one set of worker processes trains before it is renewed; 1 gives each its own.
     """
 
     workers: int = 1
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
     concurrent_trials: int = 2
+    trials_per_slot: int = 50
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.concurrent_trials < 1:
-            raise ValueError(
-                f"workers, concurrent_trials: got {self.workers}, {self.concurrent_trials}, allowed is at least 1"
-            )
+        for name in ("workers", "concurrent_trials", "trials_per_slot"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, allowed is an integer of at least 1")
         if self.cpus_per_worker <= 0 or self.gpus_per_worker < 0:
             raise ValueError(
                 f"cpus_per_worker, gpus_per_worker: got {self.cpus_per_worker}, {self.gpus_per_worker}, "

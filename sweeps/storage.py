@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sweeps.space import SearchSpace, SpaceError
+if TYPE_CHECKING:  # a trial's driver reads paths too, and is light: the space imports torch
+    from sweeps.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,13 @@ class SweepPaths:
 
     @property
     def trials(self) -> Path:
-        """Ray Train's folders, one per trial: checkpoints."""
+        """Checkpoints, a folder per trial."""
         return self.root / "trials"
+
+    @property
+    def slots(self) -> Path:
+        """Ray Train's own state of each slot; nothing is read back from it."""
+        return self.root / "slots"
 
     @property
     def tune(self) -> Path:
@@ -84,8 +91,10 @@ class SweepPaths:
 
     def create(self) -> None:
         """Make the folders. Raises SpaceError, in one line, where that is not possible."""
+        from sweeps.space import SpaceError
+
         try:
-            for folder in (self.ledger, self.trials, self.tune, self.samples, self.logs):
+            for folder in (self.ledger, self.trials, self.slots, self.tune, self.samples, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".writable-{os.getpid()}"
             probe.touch()

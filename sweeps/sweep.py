@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from prx_model.experiment import ExperimentConfig, export_model, prepare
+from prx_model.kept import Kept
 from sweeps import cluster
 from sweeps.config import to_plain
 from sweeps.ledger import FAILED, End, Ledger, TrialRecord
 from sweeps.search import SweepSearch, num_open
 from sweeps.space import Resources, SearchSpace, SpaceError
 from sweeps.storage import SweepPaths
-from sweeps.worker import Task
+from sweeps.slots import open_slots
+from sweeps.task import Task
+from sweeps.trial_folder import latest_checkpoint
 
 STATE_SNAPSHOT_S = 600  # Tune's own state is never read back
 
@@ -40,8 +43,9 @@ def prepare_caches(sweep: Sweep, progress: Any) -> None:
     """Encode the data, run every teacher of the space over it, cache the reference features: before trials start."""
     try:
         sweep.cache.mkdir(parents=True, exist_ok=True)
+        kept = Kept()
         for config in distinct_setups(sweep.space):
-            prepare(config, sweep.cache, progress)
+            prepare(config, sweep.cache, progress, kept)
     except (ValueError, OSError) as error:  # a package or a file that is missing, altered or cannot be written
         raise SpaceError(f"preparing data and teachers in {sweep.cache}: {' '.join(str(error).split())}") from error
 
@@ -62,15 +66,18 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
     search = SweepSearch(sweep.space, sweep.ledger)
     remaining = num_open(sweep.space, sweep.ledger.records())
     resources = cluster.with_gpus_there_are(sweep.space.resources)
-    if remaining:
-        trainable = tune.with_resources(_trainable(sweep, resources, connection.address), cluster.driver_resources())
+    if not remaining:
+        return sweep.ledger.records()
+    side_by_side = cluster.concurrent_trials(resources)
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(STATE_SNAPSHOT_S)
+    with open_slots(sweep.paths, resources, connection.address, most=side_by_side, waiting=remaining) as desk:
         tuner = tune.Tuner(
-            trainable,
+            tune.with_resources(_trainable(sweep, resources, desk), cluster.driver_resources()),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=remaining,
-                reuse_actors=True,  # the driver of a trial is a process that imports torch: one serves several
-                max_concurrent_trials=cluster.concurrent_trials(resources),
+                reuse_actors=True,  # the driver of a trial is a process: one serves several
+                max_concurrent_trials=side_by_side,
                 trial_name_creator=lambda trial: trial.config.get("planned", {}).get("trial", trial.trial_id),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -78,32 +85,26 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
                 name=f"start-{os.getpid()}", storage_path=str(sweep.paths.tune), verbose=0, callbacks=[]
             ),
         )
-        os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(STATE_SNAPSHOT_S)
         results = tuner.fit()
-        _record_silent_failures(sweep, [str(error) for error in results.errors])
+    _record_silent_failures(sweep, [str(error) for error in results.errors])
     return sweep.ledger.records()
 
 
-def _trainable(sweep: Sweep, resources: Resources, address: str) -> Any:
+def _trainable(sweep: Sweep, resources: Resources, desk: str) -> Any:
     """What Tune runs for each trial. It carries plain values only, so that nothing of this process is pickled."""
-    objective, stop = sweep.space.objective, to_plain(sweep.space.stop)
-    root, cache, plain_resources = str(sweep.paths.root), str(sweep.cache), to_plain(resources)
-    mode: Any = objective.mode  # "min" or "max": Objective has checked it
-    metric, num_threads = objective.metric, max(1, int(resources.cpus_per_worker))
+    shared = {
+        "root": str(sweep.paths.root),
+        "cache": str(sweep.cache),
+        "metric": sweep.space.objective.metric,
+        "mode": sweep.space.objective.mode,
+        "stop": to_plain(sweep.space.stop),
+        "num_threads": max(1, int(resources.cpus_per_worker)),
+    }
 
     def trial(config: Mapping[str, Any]) -> None:
         from sweeps.trial import run_trial
 
-        task = Task(
-            **config["planned"],
-            root=root,
-            cache=cache,
-            metric=metric,
-            mode=mode,
-            stop=stop,
-            num_threads=num_threads,
-        )
-        run_trial({"task": task.plain(), "resources": plain_resources, "address": address})
+        run_trial({"task": {**config["planned"], **shared}, "desk": desk})
 
     return trial
 
@@ -115,12 +116,6 @@ def _record_silent_failures(sweep: Sweep, errors: list[str]) -> None:
             reason = " ".join(errors[0].split())[:400] if errors else "its driver ended without a result"
             log = str(sweep.paths.trial_log(record.trial))
             sweep.ledger.append(End(trial=record.trial, outcome=FAILED, step=record.last_step, reason=reason, log=log))
-
-
-def latest_checkpoint(paths: SweepPaths, trial: str) -> Path | None:
-    """The newest whole checkpoint of a trial. Ray names them by time."""
-    found = sorted(path.parent for path in paths.trial_folder(trial).glob("checkpoint_*/state.pt"))
-    return found[-1] if found else None
 
 
 def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:

@@ -1,204 +1,252 @@
-"""The Ray Train side of one trial: for each evaluation judge, record, report, and end where the verdict says so."""
+"""One trial on its worker: for each evaluation judge, record, save, and end where the verdict says so."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
+import os
 import resource
-import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from prx_model.distributed import Workers
 from prx_model.experiment import Experiment, ExperimentConfig, open_experiment
-from prx_model.training import DivergedError, Evaluation
+from prx_model.kept import Kept
+from prx_model.metrics.suite import SuiteResult
+from prx_model.evaluation import Evaluation
+from prx_model.training import DivergedError
 from sweeps.config import load_config
 from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
-from sweeps.rule import StopConfig, Verdict, judge
+from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
 from sweeps.storage import SweepPaths
-
-HEARTBEAT_S = 2.0
-ORPHAN_WAIT_S = 60
+from sweeps.task import Task
+from sweeps.trial_folder import heartbeat, latest_checkpoint, log_to, only_writer, save_checkpoint, save_samples
 
 logger = logging.getLogger("sweeps.worker")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A trial as it travels to its workers: plain values only."""
+class Place:
+    """Where a trial runs: one of so many workers, on a device."""
 
-    trial: str
-    role: str
-    config: Mapping[str, Any]
-    root: str
-    cache: str
-    metric: str
-    mode: Literal["min", "max"]
-    stop: Mapping[str, Any]
-    num_threads: int
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
 
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
+    def workers(self, config: ExperimentConfig) -> Workers:
+        if self.world_size == 1:
+            return Workers()
+        stops_repa = config.repa is not None and config.repa.schedule == "stop"
+
+        def wrap(module: nn.Module) -> nn.Module:
+            # Where REPA stops in the middle of the run, the projector has no gradient from there on.
+            return nn.parallel.DistributedDataParallel(module, find_unused_parameters=stops_repa)
+
+        return Workers(rank=self.rank, world_size=self.world_size, wrap=wrap, gather=_all_gather)
 
 
-def train_trial(task_settings: dict[str, Any]) -> None:
-    """Ray Train's loop function: runs one trial, from its latest checkpoint where there is one.
+class TrialFailed(Exception):
+    """An error of the trial itself, its cause, after `step` steps.
 
-    An error of the trial itself (divergence, out of memory, an exception) is recorded as its end and does not leave
-    this function: Ray would only try the same thing again. A worker that dies is another matter: Ray restarts it.
+    orderly: every worker of the trial fails at the same place, and none is left waiting for another.
     """
-    task = Task(**task_settings)
-    ledger = Ledger(SweepPaths(Path(task.root)))
-    with _log_to(ledger.paths.trial_log(task.trial)):
-        experiment: Experiment | None = None
+
+    def __init__(self, step: int, cause: Exception, *, orderly: bool) -> None:
+        super().__init__(str(cause))
+        self.step, self.cause, self.orderly = step, cause, orderly
+
+
+def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]:
+    """Run one trial from its latest checkpoint, where there is one, to its end.
+
+    On rank 0 every evaluation is yielded when its row is in the ledger and its checkpoint on disk; on other ranks
+    nothing is. Raises TrialFailed, with the log written; its end is not recorded yet.
+    """
+    trial = _Trial(task, place, Ledger(SweepPaths(Path(task.root))))
+    with ExitStack() as stack:
+        stack.enter_context(log_to(trial.ledger.paths.trial_log(task.trial), logger))
         try:
-            torch.set_num_threads(task.num_threads)
-            experiment = _open(task)
-            _run(task, ledger, experiment)
+            if place.rank == 0:
+                stack.enter_context(only_writer(trial.ledger.paths, task.trial))
+            yield from trial.run(kept)
         except Exception as error:
-            logger.exception("trial %s failed", task.trial)
-            step = experiment.state.step if experiment else 0
-            _record_failure(task, ledger, error, step)
+            logger.exception("trial %s failed on rank %d", task.trial, place.rank)
+            # A gradient that is not finite is so on every worker, and a run that cannot be opened has exchanged nothing.
+            orderly = trial.experiment is None or isinstance(error, DivergedError)
+            raise TrialFailed(trial.step, error, orderly=orderly) from error
 
 
-def _open(task: Task) -> Experiment:
-    from ray import train
+def record_failure(task: Task, failure: TrialFailed) -> None:
+    """Write the end of a trial that has failed."""
+    step, error = failure.step, failure.cause
+    if isinstance(error, DivergedError):
+        step, reason = error.step, f"diverged: {error}"
+    elif _is_out_of_memory(error):
+        reason = f"out of memory: {' '.join(str(error).split())}"
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
+    ledger = Ledger(SweepPaths(Path(task.root)))
+    log = str(ledger.paths.trial_log(task.trial))
+    ledger.append(End(trial=task.trial, outcome=FAILED, step=step, reason=reason, log=log))
 
-    config = load_config(task.config)
-    context = train.get_context()
-    workers = _workers(context.get_world_rank(), context.get_world_size(), config)
-    checkpoint = train.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's CPU allocator raises a bare RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@dataclass
+class _Trial:
+    """The trial under way."""
+
+    task: Task
+    place: Place
+    ledger: Ledger
+    started: float = field(default_factory=time.perf_counter)
+    experiment: Experiment | None = None
+    checkpoint_s: float = 0.0  # not yet told in a row
+
+    @property
+    def step(self) -> int:
+        return self.experiment.state.step if self.experiment else 0
+
+    def run(self, kept: Kept) -> Iterator[EvaluationRow]:
+        """The body of a trial: both lines of the design meet here."""
+        experiment = self.experiment = self._open(kept)
+        num_steps, verdict = experiment.config.training.steps, None
+        start_s: float = time.perf_counter() - self.started
+        with ExitStack() as stack:
+            if self.place.rank == 0:
+                stack.enter_context(heartbeat(self.ledger.paths, self.task.trial, lambda: self.step))
+            resumed_from = experiment.state.step
+            for evaluation in experiment.evaluations():
+                looks, eval_s = self._look(evaluation, experiment)
+                if self.place.rank == 0:
+                    verdict = self._verdict(evaluation.step, looks, num_steps)
+                    row = self._row(evaluation, looks, verdict, resumed_from)
+                    row = replace(row, start_s=start_s, eval_s=eval_s, checkpoint_s=self.checkpoint_s)
+                    self._record(row, looks[-1].images, verdict)
+                    self._save(experiment)
+                    yield row
+                start_s = 0.0
+                if self._agreed(verdict is not None and verdict.stop, experiment.workers):
+                    break
+        if self.place.rank == 0:
+            self._end(verdict, num_steps)
+
+    def _open(self, kept: Kept) -> Experiment:
+        config = load_config(self.task.config)
         experiment = open_experiment(
             config,
-            Path(task.cache),
-            device=_device(),
-            workers=workers,
-            checkpoint=None if folder is None else Path(folder),
+            Path(self.task.cache),
+            device=self.place.device,
+            workers=self.place.workers(config),
+            checkpoint=latest_checkpoint(self.ledger.paths, self.task.trial),
+            kept=kept,
         )
-    logger.info("trial %s starts at step %d of %d", task.trial, experiment.state.step, config.training.steps)
-    return experiment
+        step, steps, rank = experiment.state.step, config.training.steps, self.place.rank
+        logger.info("trial %s starts at step %d of %d, rank %d in process %d", self.task.trial, step, steps, rank, os.getpid())
+        return experiment
 
-
-def _run(task: Task, ledger: Ledger, experiment: Experiment) -> None:
-    """The body of a trial: both lines of the design meet here."""
-    num_steps, resumed_from = experiment.config.training.steps, experiment.state.step
-    stop, last = StopConfig(**task.stop), None
-    with _only_writer(ledger.paths, task, experiment.workers), _heartbeat(ledger.paths, task, experiment):
-        for evaluation in experiment.evaluations():
-            if experiment.workers.rank == 0:
-                last = _judged(task, ledger, evaluation, stop, num_steps)
-                _record(task, ledger, evaluation, last, resumed_from)
-            _report(task, evaluation, experiment)
-            if _any_stop(last, experiment.workers):
+    def _look(self, evaluation: Evaluation, experiment: Experiment) -> tuple[list[SuiteResult], float]:
+        """The evaluation on more and more samples, until the verdict needs no more; and the seconds it took."""
+        started, looks = time.perf_counter(), []
+        for scores in evaluation.looks:
+            looks.append(scores)
+            more = self.place.rank == 0 and self._is_open(evaluation.step, looks, experiment.config)
+            if not self._agreed(more, experiment.workers):
                 break
-    if experiment.workers.rank == 0:
-        stopped = last is not None and last.stop
-        reason = last.reason if stopped and last else f"trained all {num_steps} steps"
-        _end(task, ledger, STOPPED if stopped else FINISHED, experiment.state.step, reason)
+        return looks, time.perf_counter() - started
 
+    def _is_open(self, step: int, looks: list[SuiteResult], config: ExperimentConfig) -> bool:
+        task = self.task
+        if task.role == BASELINE or task.metric not in looks[-1].values:
+            return True
+        return is_open(
+            self._curve(step, looks),
+            self.ledger.baseline_curves(task.metric),
+            StopConfig(**task.stop),
+            num_steps=config.training.steps,
+            num_samples=config.evaluation.num_samples,
+            mode=task.mode,
+        )
 
-def _judged(task: Task, ledger: Ledger, evaluation: Evaluation, stop: StopConfig, num_steps: int) -> Verdict | None:
-    """The verdict on a candidate's curve with this evaluation added. The baseline is not judged."""
-    if task.role == BASELINE:
-        return None
-    record = ledger.record(task.trial)
-    curve = dict(record.curve(task.metric)) if record else {}
-    curve[evaluation.step] = evaluation.scores.values[task.metric]
-    verdict = judge(curve, ledger.baseline_curves(task.metric), stop, num_steps=num_steps, mode=task.mode)
-    # The last evaluation ends the trial anyway: there is nothing left to save by stopping it.
-    return Verdict(**{**asdict(verdict), "stop": False}) if evaluation.step >= num_steps else verdict
+    def _curve(self, step: int, looks: list[SuiteResult]) -> Curve:
+        """The trial's curve with this evaluation, as far as it has come, added."""
+        record = self.ledger.record(self.task.trial)
+        known = dict(record.curve(self.task.metric)) if record else {}
+        metric = self.task.metric
+        return known | {step: {look.num_samples: look.values[metric] for look in looks if metric in look.values}}
 
+    def _verdict(self, step: int, looks: list[SuiteResult], num_steps: int) -> Verdict | None:
+        """The verdict on the curve with this evaluation added. The baseline is not judged."""
+        task = self.task
+        if task.role == BASELINE:
+            return None
+        baselines = self.ledger.baseline_curves(task.metric)
+        stop = StopConfig(**task.stop)
+        verdict = judge(self._curve(step, looks), baselines, stop, num_steps=num_steps, mode=task.mode)
+        # The last evaluation ends the trial anyway: there is nothing left to save by stopping it.
+        return replace(verdict, stop=False) if step >= num_steps else verdict
 
-def _record(task: Task, ledger: Ledger, evaluation: Evaluation, verdict: Verdict | None, resumed_from: int) -> None:
-    """Row first, then picture and checkpoint: a kill in between repeats an evaluation and loses none."""
-    ledger.append(
-        EvaluationRow(
-            trial=task.trial,
+    def _row(
+        self, evaluation: Evaluation, looks: list[SuiteResult], verdict: Verdict | None, resumed_from: int
+    ) -> EvaluationRow:
+        return EvaluationRow(
+            trial=self.task.trial,
             step=evaluation.step,
-            metrics=evaluation.scores.values,
-            num_samples=evaluation.scores.num_samples,
+            metrics=looks[-1].values,
+            num_samples=looks[-1].num_samples,
+            nested={str(look.num_samples): look.values for look in looks},
             flow_loss=evaluation.flow_loss,
             repa_loss=evaluation.repa_loss,
             grad_norm=evaluation.grad_norm,
             images_per_s=evaluation.images_per_s,
+            data_s=evaluation.data_s,
             train_s=evaluation.train_s,
-            eval_s=evaluation.eval_s,
-            peak_memory_bytes=_peak_memory_bytes(),
+            eval_s=0.0,
+            peak_memory_bytes=peak_memory_bytes(),
             resumed_from=resumed_from,
             verdict=verdict_row(verdict),
         )
-    )
-    _save_samples(evaluation.scores.images, ledger.paths.sample_grid(task.trial, evaluation.step))
-    values = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.scores.values.items())
-    logger.info("step %d: %s; loss %.4f", evaluation.step, values, evaluation.flow_loss)
-    if verdict is not None:
-        logger.info("verdict: %s", verdict.reason)
 
+    def _record(self, row: EvaluationRow, images: Tensor, verdict: Verdict | None) -> None:
+        """Row first, then picture and checkpoint: a kill in between repeats an evaluation and loses none."""
+        self.ledger.append(row)
+        save_samples(images, self.ledger.paths.sample_grid(self.task.trial, row.step))
+        values = ", ".join(f"{name} {value:.4g}" for name, value in row.metrics.items())
+        logger.info("step %d: %s (n = %d); loss %.4f", row.step, values, row.num_samples, row.flow_loss)
+        if verdict is not None:
+            logger.info("verdict: %s", verdict.reason)
 
-def _report(task: Task, evaluation: Evaluation, experiment: Experiment) -> None:
-    """Hand metrics and checkpoint to Ray, which keeps the latest and the best."""
-    from ray import train
+    def _save(self, experiment: Experiment) -> None:
+        started = time.perf_counter()
+        save_checkpoint(self.ledger.paths, self.task.trial, experiment.state.step, experiment.state.save)
+        self.checkpoint_s = time.perf_counter() - started
 
-    metrics = {**evaluation.scores.values, "step": evaluation.step, "trial": task.trial}
-    if experiment.workers.rank != 0:
-        train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        experiment.state.save(Path(folder))
-        train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+    def _end(self, verdict: Verdict | None, num_steps: int) -> None:
+        stopped = verdict is not None and verdict.stop
+        self.ledger.append(
+            End(
+                trial=self.task.trial,
+                outcome=STOPPED if stopped else FINISHED,
+                step=self.step,
+                reason=verdict.reason if stopped and verdict else f"trained all {num_steps} steps",
+                log=str(self.ledger.paths.trial_log(self.task.trial)),
+                checkpoint_s=self.checkpoint_s,
+            )
+        )
 
-
-def _any_stop(verdict: Verdict | None, workers: Workers) -> bool:
-    """Rank 0's verdict, known to all: every worker leaves the loop at the same step."""
-    stop = verdict is not None and verdict.stop
-    return bool(workers.gather(torch.tensor([float(stop)], device=_device()))[0] > 0)
-
-
-def _record_failure(task: Task, ledger: Ledger, error: Exception, step: int) -> None:
-    if isinstance(error, DivergedError):
-        step, reason = error.step, f"diverged: {error}"
-    elif isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        reason = f"out of memory: {' '.join(str(error).split())}"
-    else:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({place})"
-    _end(task, ledger, FAILED, step, reason)
-
-
-def _end(task: Task, ledger: Ledger, outcome: str, step: int, reason: str) -> None:
-    log = str(ledger.paths.trial_log(task.trial))
-    ledger.append(End(trial=task.trial, outcome=outcome, step=step, reason=reason, log=log))
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    from ray.train.torch import get_device
-
-    return get_device()
-
-
-def _workers(rank: int, world_size: int, config: ExperimentConfig) -> Workers:
-    if world_size == 1:
-        return Workers()
-    stops_repa = config.repa is not None and config.repa.schedule == "stop"
-
-    def wrap(module: nn.Module) -> nn.Module:
-        # Where REPA stops in the middle of the run, the projector has no gradient from there on.
-        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=stops_repa)
-
-    return Workers(rank=rank, world_size=world_size, wrap=wrap, gather=_all_gather)
+    def _agreed(self, mine: bool, workers: Workers) -> bool:
+        """Rank 0's decision, known to all: every worker leaves a loop at the same turn. Others say False."""
+        return bool(workers.gather(torch.tensor([float(mine)], device=self.place.device)).sum() > 0)
 
 
 def _all_gather(tensor: Tensor) -> Tensor:
@@ -207,80 +255,27 @@ def _all_gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _peak_memory_bytes() -> int:
-    """Largest resident size of this process so far, or of the GPU's allocations where there is one."""
+def forget_peak_memory() -> None:
+    """Let the peak begin anew, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        _write_quietly("/proc/self/clear_refs", "5")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process since `forget_peak_memory`, or of the GPU's allocations where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _save_samples(images: Tensor, path: Path) -> None:
-    """A square-ish grid of uint8 images [k, 3, R, R] as PNG, made visible as a whole."""
-    from PIL import Image
-
-    count, _, side, _ = images.shape
-    columns = max(1, round(count**0.5))
-    rows = -(-count // columns)
-    grid = torch.full((3, rows * (side + 1) - 1, columns * (side + 1) - 1), 255, dtype=torch.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (side + 1), (i % columns) * (side + 1)
-        grid[:, top : top + side, left : left + side] = image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="png")
-    unfinished.replace(path)
-
-
-@contextmanager
-def _only_writer(paths: SweepPaths, task: Task, workers: Workers) -> Iterator[None]:
-    """Wait for an earlier process of this trial to go: after its driver is killed, a worker lives on for seconds."""
-    if workers.rank != 0:
-        yield
-        return
-    with paths.trial_lock(task.trial).open("w") as file:
-        for _ in range(ORPHAN_WAIT_S):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                time.sleep(1)
-        else:
-            raise RuntimeError(f"another process still runs {task.trial} after {ORPHAN_WAIT_S} s")
-        yield
-
-
-@contextmanager
-def _heartbeat(paths: SweepPaths, task: Task, experiment: Experiment) -> Iterator[None]:
-    """Write the step every few seconds, so that progress shows between evaluations."""
-    if experiment.workers.rank != 0:
-        yield
-        return
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(HEARTBEAT_S):
-            paths.heartbeat(task.trial).write_text(str(experiment.state.step))
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send this package's log, and warnings of others, to the trial's own file."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, previous = logging.getLogger(), logger.level
-    root.addHandler(handler)
-    logger.setLevel(logging.INFO)
+def _write_quietly(path: str, text: str) -> None:
     try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        logger.setLevel(previous)
-        handler.close()
+        Path(path).write_text(text)
+    except OSError:
+        logger.debug("%s cannot be written: the peak of memory is that of the whole process", path)

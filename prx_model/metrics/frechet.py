@@ -114,39 +114,62 @@ class FrechetDistance:
 
     def fit(self, features: Float[Tensor, "n F"]) -> ReferenceMoments:
         """Measure from these features from now on. Raises ValueError on another width, or unless n > width."""
-        self._check_width(features)
+        check_width(features, self.width)
         self.reference = ReferenceMoments.fit(features)
         return self.reference
 
-    @torch.no_grad()
-    def distance(self, features: Float[Tensor, "n F"]) -> float:
-        """Raises ValueError without a reference, on another width, or unless n > width."""
+    def running(self) -> RunningFrechet:
+        """The distance of a set that is still growing, empty so far. Raises ValueError without a reference."""
         if self.reference is None:
             raise ValueError("a Frechet distance without a reference; call fit() with the reference's features first")
-        self._check_width(features)
-        check_more_samples_than_dimensions(features.shape[0], self.width, "generated")
-        metric = self._metric()
-        metric.update(_in_float64(features), real=False)
-        return float(metric.compute())
+        return RunningFrechet(self.reference)
 
-    def _check_width(self, features: Tensor) -> None:
-        if features.ndim != 2 or features.shape[1] != self.width:
-            raise ValueError(f"features of shape {tuple(features.shape)}; expected [n, {self.width}]")
+    def distance(self, features: Float[Tensor, "n F"]) -> float:
+        """Raises ValueError without a reference, on another width, or unless n > width."""
+        return self.running().add(features).value()
 
-    def _metric(self) -> FrechetInceptionDistance:
-        """torchmetrics' metric, holding the reference as the sums that it keeps itself."""
-        assert self.reference is not None
-        try:
-            from torchmetrics.image.fid import FrechetInceptionDistance
-        except ModuleNotFoundError as error:  # it imports torch-fidelity when that is there, and that needs torchvision
-            raise ValueError(f"torchmetrics' Frechet distance cannot be imported: {error}; {MISSING_FID}") from error
-        n, mean = self.reference.num_samples, self.reference.mean
-        # sync_on_compute: it would add up the ranks' sums in a process group, and features are gathered already.
-        metric = FrechetInceptionDistance(feature=_Features(self.width), normalize=False, sync_on_compute=False)
-        metric.real_features_sum = mean * n
-        metric.real_features_cov_sum = self.reference.covariance * (n - 1) + n * torch.outer(mean, mean)
-        metric.real_features_num_samples = torch.tensor(n)
-        return metric
+
+def check_width(features: Tensor, width: int) -> None:
+    if features.ndim != 2 or features.shape[1] != width:
+        raise ValueError(f"features of shape {tuple(features.shape)}; expected [n, {width}]")
+
+
+class RunningFrechet:
+    """Frechet distance of a growing set to a reference: torchmetrics' sums of the features and of their products."""
+
+    def __init__(self, reference: ReferenceMoments) -> None:
+        self.width = len(reference.mean)
+        self.num_samples = 0
+        self._metric = _metric(reference)
+
+    @torch.no_grad()
+    def add(self, features: Float[Tensor, "n F"]) -> RunningFrechet:
+        """Let `features` join the set. Raises ValueError on another width, FloatingPointError on numbers too large."""
+        check_width(features, self.width)
+        self._metric.update(_in_float64(features), real=False)
+        self.num_samples += len(features)
+        return self
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """The distance of the set as it is. Raises ValueError unless it has more samples than dimensions."""
+        check_more_samples_than_dimensions(self.num_samples, self.width, "generated")
+        return float(self._metric.compute())
+
+
+def _metric(reference: ReferenceMoments) -> FrechetInceptionDistance:
+    """torchmetrics' metric, holding the reference as the sums that it keeps itself."""
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+    except ModuleNotFoundError as error:  # it imports torch-fidelity when that is there, and that needs torchvision
+        raise ValueError(f"torchmetrics' Frechet distance cannot be imported: {error}; {MISSING_FID}") from error
+    n, mean = reference.num_samples, reference.mean
+    # sync_on_compute: it would add up the ranks' sums in a process group, and features are gathered already.
+    metric = FrechetInceptionDistance(feature=_Features(len(mean)), normalize=False, sync_on_compute=False)
+    metric.real_features_sum = mean * n
+    metric.real_features_cov_sum = reference.covariance * (n - 1) + n * torch.outer(mean, mean)
+    metric.real_features_num_samples = torch.tensor(n)
+    return metric
 
 
 class _Features(nn.Module):

@@ -38,10 +38,8 @@ def kernel_sum(x: Float64[Tensor, "n F"], y: Float64[Tensor, "m F"], sigma: floa
     return total
 
 
-def mean_within(features: Float64[Tensor, "n F"], sigma: float, unbiased: bool) -> float:
-    """Mean of k over the pairs of one set; `unbiased` leaves out the n pairs of a sample with itself, where k = 1."""
-    n = features.shape[0]
-    total = kernel_sum(features, features, sigma)
+def mean_of_pairs(total: float, n: int, unbiased: bool) -> float:
+    """Mean of k within a set of n, of its sum over all pairs; `unbiased` leaves out the n of a sample with itself."""
     return (total - n) / (n * (n - 1)) if unbiased else total / n**2
 
 
@@ -65,23 +63,56 @@ class ReferenceKernel:
             raise ValueError(f"sigma {sigma} of a Gaussian kernel; allowed: above 0")
         check_enough_samples(features.shape[0], unbiased, "reference")
         features = features.detach().cpu().double()
-        within = mean_within(features, sigma, unbiased)
+        within = mean_of_pairs(kernel_sum(features, features, sigma), len(features), unbiased)
         return cls(features=features, sigma=sigma, unbiased=unbiased, mean_within=within)
 
-    @torch.no_grad()
+    def running(self) -> RunningMMD:
+        """The distance of a set that is still growing, empty so far."""
+        return RunningMMD(self)
+
     def distance(self, features: Float[Tensor, "n F"]) -> float:
         """MMD^2 of `features` to the reference. Raises ValueError on another width or too few samples."""
-        width = self.features.shape[1]
+        return self.running().add(features).value()
+
+
+class RunningMMD:
+    """MMD^2 of a growing set to a reference. Every pair of samples is looked at once, when the later one comes."""
+
+    def __init__(self, reference: ReferenceKernel) -> None:
+        self.reference = reference
+        self.num_samples = 0
+        self._features = reference.features[:0]
+        self._within = 0.0  # sum of k over all pairs of the set, in both orders, a sample with itself included
+        self._between = 0.0  # sum of k over all pairs of a sample and a reference
+
+    @torch.no_grad()
+    def add(self, features: Float[Tensor, "n F"]) -> RunningMMD:
+        """Let `features` join the set. Raises ValueError on another width."""
+        width, sigma = self.reference.features.shape[1], self.reference.sigma
         if features.ndim != 2 or features.shape[1] != width:
             raise ValueError(f"features of shape {tuple(features.shape)}; expected [n, {width}]")
-        check_enough_samples(features.shape[0], self.unbiased, "generated")
-        features = features.detach().cpu().double()
-        between = kernel_sum(features, self.features, self.sigma) / (features.shape[0] * self.features.shape[0])
-        return mean_within(features, self.sigma, self.unbiased) + self.mean_within - 2 * between
+        new = features.detach().cpu().double()
+        self._within += 2 * kernel_sum(new, self._features, sigma) + kernel_sum(new, new, sigma)
+        self._between += kernel_sum(new, self.reference.features, sigma)
+        self._features = torch.cat([self._features, new])
+        self.num_samples = len(self._features)
+        return self
+
+    def value(self) -> float:
+        """MMD^2 of the set as it is. Raises ValueError if it is too small."""
+        n, m, unbiased = self.num_samples, len(self.reference.features), self.reference.unbiased
+        check_enough_samples(n, unbiased, "generated")
+        within = mean_of_pairs(self._within, n, unbiased)
+        return within + self.reference.mean_within - 2 * self._between / (n * m)
+
+
+def least_num_samples(unbiased: bool) -> int:
+    """The fewest samples that have an MMD: the unbiased form averages over pairs of two."""
+    return 2 if unbiased else 1
 
 
 def check_enough_samples(num_samples: int, unbiased: bool, of: str) -> None:
-    needed = 2 if unbiased else 1
+    needed = least_num_samples(unbiased)
     if num_samples < needed:
         raise ValueError(f"{num_samples} {of} samples for an MMD; it needs {needed} or more")
 

@@ -49,20 +49,46 @@ class ReferenceStatistics:
             compare.fit(features)
         return cls(spec=spec, num_images=num_images, directions=directions, compare=compare)
 
+    def running(self) -> RunningMetric:
+        """The metric of a set that is still growing, empty so far."""
+        return RunningMetric(self)
+
     def distance(self, features: Float[Tensor, "n F"]) -> float:
         """The metric's value for the raw features of generated images.
 
         Raises FloatingPointError if a feature or the value is not finite, ValueError if there are too few.
         """
-        metric = f"metric {self.spec.name!r}"
-        check_finite(features, f"{metric}: the generated images' features")
+        return self.running().add(features).value()
+
+
+class RunningMetric:
+    """One metric of a growing set of generated images: `add` what is new, ask for the `value` when it is wanted.
+
+    The value after several additions is that of all of them at once, to rounding; both raise FloatingPointError, with
+    the metric's name, if a feature or the value is not finite.
+    """
+
+    def __init__(self, statistics: ReferenceStatistics) -> None:
+        self.spec = statistics.spec
+        self._directions = statistics.directions
+        self._distance = statistics.compare.running()
+        self._name = f"metric {self.spec.name!r}"
+
+    def add(self, features: Float[Tensor, "n F"]) -> RunningMetric:
+        """Let images with these raw features join the set."""
+        check_finite(features, f"{self._name}: the generated images' features")
         try:
             features = unit_vectors(features) if self.spec.l2_normalise else features
-            features = self.directions.project(features) if self.directions is not None else features
-            value = self.spec.scale * self.compare.distance(features)
+            features = self._directions.project(features) if self._directions is not None else features
+            self._distance.add(features)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{metric}: {error}") from error
-        check_finite(torch.tensor(value), f"{metric}: its value")
+            raise FloatingPointError(f"{self._name}: {error}") from error
+        return self
+
+    def value(self) -> float:
+        """The metric of the set as it is. Raises ValueError if it is too small: see MetricSpec.least_num_samples."""
+        value = self.spec.scale * self._distance.value()
+        check_finite(torch.tensor(value), f"{self._name}: its value")
         return value
 
 

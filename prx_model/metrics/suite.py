@@ -1,28 +1,32 @@
 """Scores of a model: fixed prompts and fixed noise in, images through every scoring network once, metric values out.
 
-Sample i is made from noise that (noise_seed, i) alone decide, and from prompt i (prompts repeat if they run out). So
-samples do not depend on the batch size or the number of workers, and the first n are the same for every n.
-
-Workers share whole batches: batch j is made by rank j mod world_size. Every batch then has the same rows in it however
-many workers there are, and equal batches give equal bits. Every rank calls `generate` equally often, with equal shapes
-(a rank without a batch of its own repeats samples, which are dropped), so a model that is sharded over the ranks, or
-compiled for one shape, is served too.
+An evaluation is looked at several times while its samples are made, on the first n of them for nested n: a caller who
+knows enough after a few samples asks for no more. What samples are, and how workers share them: `samples`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from prx_model.metrics.features import EXTRACTORS, FeatureExtractor, load_extractor
 from prx_model.metrics.reference import ReferenceStatistics, reference_features
+from prx_model.metrics.samples import (
+    Gather,
+    Generate,
+    Prompts,
+    SharedSamples,
+    alone,
+    check_parts,
+    nested_counts,
+    sample_noise,
+)
 from prx_model.metrics.table import check_metrics, metric_spec, network_of
 
 __all__ = [
@@ -33,43 +37,21 @@ __all__ = [
     "SuiteResult",
     "build_suite",
     "check_metrics",
+    "check_parts",
+    "nested_counts",
     "network_of",
     "sample_noise",
 ]
 
-# (noise [B, C, H, W], text [B, L, E], text_mask [B, L]) -> uint8 images [B, 3, R, R]
-Generate = Callable[[Tensor, Tensor, Tensor], Tensor]
-# Equal tensors [n, ...] of every rank -> [world_size * n, ...] in the order of ranks, on every rank.
-Gather = Callable[[Tensor], Tensor]
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompts:
-    """The captions that a run is scored on, encoded. text: [n, L, E]; text_mask: [n, L], True at real tokens."""
-
-    text: Float[Tensor, "n L E"]
-    text_mask: Bool[Tensor, "n L"]
-    captions: list[str]
-
-    def __post_init__(self) -> None:
-        lengths = (len(self.text), len(self.text_mask), len(self.captions))
-        if len(set(lengths)) != 1 or not self.captions:
-            raise ValueError(f"texts, masks and captions of prompts: {lengths}; equal numbers, 1 or more, are allowed")
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteResult:
-    """One evaluation.
+    """One look at an evaluation: its metrics on the first `num_samples` samples.
 
-    values: metric name -> value, every one finite. images: the first samples, for a sample grid, on the CPU.
-    sampling_s, scoring_s: seconds that this rank spent in `generate`, and in networks, gathering and distances.
+    values: metric name -> value, every one finite; a metric that needs more samples is left out.
+    images: the first samples, for a sample grid, on the CPU.
+    sampling_s, scoring_s: seconds that this rank spent in `generate`, and in networks, gathering and distances, from
+        the beginning of the evaluation.
     """
 
     values: dict[str, float]
@@ -79,32 +61,18 @@ class SuiteResult:
     scoring_s: float
 
 
-def sample_noise(noise_seed: int, indices: Sequence[int], shape: tuple[int, int, int]) -> Float[Tensor, "B C H W"]:
-    """Standard normal noise, float32 on the CPU; row b depends on (noise_seed, indices[b]) and `shape` alone.
-
-    From NumPy's Philox, which takes both numbers as its key. torch's CPU generator keeps 32 bits of a seed: two numbers
-    packed into one would lose the first, and hashes of them would collide among some ten thousand samples.
-    """
-    if noise_seed < 0:
-        raise ValueError(f"noise seed {noise_seed}; allowed: 0 or more")
-    rows = [
-        np.random.Generator(np.random.Philox(key=np.array([noise_seed, i], dtype=np.uint64))).standard_normal(
-            shape, dtype=np.float32
-        )
-        for i in indices
-    ]
-    return torch.from_numpy(np.stack(rows))
-
-
 class MetricSuite:
     """Metrics over one set of prompts, noise and real images; build it once and evaluate as often as you like.
 
     metrics: names in METRICS. extractors: by extractor name, at least those that the metrics look through, on `device`.
     reference: by metric name. sample_shape: (C, H, W) of the noise. num_kept: images kept for the sample grid.
+    parts: of num_samples, after which an evaluation is looked at, ascending; all of them always are. `counts` are the
+        numbers of samples that come of it, the same for any number of workers: see nested_counts.
 
     A batch always has min(batch_size, num_samples) rows; the last one is filled up with samples that are dropped, so
     a num_samples that is a multiple of batch_size * world_size wastes nothing.
-    Raises ValueError on an unknown metric, a missing extractor or reference, and on too few samples for a metric.
+    Raises ValueError on an unknown metric, a missing extractor or reference, impossible parts, and on too few samples
+    for a metric.
     """
 
     def __init__(
@@ -118,6 +86,7 @@ class MetricSuite:
         noise_seed: int,
         num_samples: int,
         batch_size: int,
+        parts: Sequence[float] = (),
         num_kept: int = 16,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -135,6 +104,7 @@ class MetricSuite:
         self.noise_seed = noise_seed
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples)
+        self.counts = nested_counts(num_samples, self.batch_size, parts)
         self.num_kept = min(num_kept, num_samples)
         self.device = torch.device(device)
 
@@ -152,74 +122,116 @@ class MetricSuite:
                 )
             spec.check_num_samples(num_samples, extractors[spec.extractor].width, "generated")
 
-    @torch.no_grad()
-    def evaluate(
-        self, generate: Generate, *, rank: int = 0, world_size: int = 1, gather: Gather = _alone
-    ) -> SuiteResult:
-        """Make the samples and score them.
+    def looks(
+        self, generate: Generate, *, rank: int = 0, world_size: int = 1, gather: Gather = alone
+    ) -> Iterator[SuiteResult]:
+        """Make samples and score them, one result for each of `counts`; the last has every metric on all samples.
 
-        rank, world_size, gather: this worker among all; each calls this on an equal suite, and gets equal values.
+        Lazy: `generate` is called only while the next result is waited for, and never again once nobody asks. A rank
+        that is ahead of the others has then made no more than the rest of its turn.
+        rank, world_size, gather: this worker among all. Each calls this on an equal suite, gets equal results, and
+        must ask for equally many: a worker that asks for one more waits for the others in `gather` for ever.
         Raises FloatingPointError naming the metric if a feature or a value is not finite, on every rank alike.
         """
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size} workers; allowed: 0 to {world_size - 1}")
-        features: dict[str, list[Tensor]] = {name: [] for name in self.extractors}
-        kept: list[Tensor] = []
-        sampling_s = scoring_s = 0.0
-        for turn in range(self._num_turns(self.num_samples, world_size)):
-            started = self._now()
-            images = self._generate(generate, turn * world_size + rank)
-            sampled = self._now()
-            for name, extractor in self.extractors.items():
-                features[name].append(extractor(images))
-            if turn < self._num_turns(self.num_kept, world_size):
-                kept.append(images)
-            sampling_s += sampled - started
-            scoring_s += self._now() - sampled
-        started = self._now()
-        values = self._values({name: self._in_order(rows, world_size, gather) for name, rows in features.items()})
-        images = self._in_order(kept, world_size, gather)[: self.num_kept]
-        return SuiteResult(
-            values=values,
+        samples = SharedSamples(
+            generate=generate,
+            prompts=self.prompts,
+            sample_shape=self.sample_shape,
+            noise_seed=self.noise_seed,
             num_samples=self.num_samples,
-            images=images.clone(),
-            sampling_s=sampling_s,
-            scoring_s=scoring_s + self._now() - started,
+            batch_size=self.batch_size,
+            device=self.device,
+            rank=rank,
+            world_size=world_size,
+            gather=gather,
+        )
+        progress = _Progress(self, samples)
+        return (progress.look(count) for count in self.counts)
+
+    def evaluate(
+        self, generate: Generate, *, rank: int = 0, world_size: int = 1, gather: Gather = alone
+    ) -> SuiteResult:
+        """The last of `looks`: every metric on all samples."""
+        *_, last = self.looks(generate, rank=rank, world_size=world_size, gather=gather)
+        return last
+
+
+class _Progress:
+    """One evaluation under way on one worker; nothing of it outlives the evaluation.
+
+    Batches that are made in the same turn as the last one of a look, but belong to a later look, wait for it.
+    """
+
+    def __init__(self, suite: MetricSuite, samples: SharedSamples) -> None:
+        self.suite = suite
+        self.samples = samples
+        self.features = {name: _Rows(samples) for name in suite.extractors}
+        self.images = _Rows(samples)
+        self.distances = {name: statistics.running() for name, statistics in suite.reference.items()}
+        self.num_scored = 0
+        self.sampling_s = 0.0
+        self.scoring_s = 0.0
+
+    @torch.no_grad()
+    def look(self, count: int) -> SuiteResult:
+        """The metrics on the first `count` samples, which are more than at the look before."""
+        while self.samples.made < count:
+            self._take_turn()
+        started = self._now()
+        values = self._values(count)
+        images = self.images.gathered()[: min(count, self.suite.num_kept)].clone()
+        self.scoring_s += self._now() - started
+        return SuiteResult(
+            values=values, num_samples=count, images=images, sampling_s=self.sampling_s, scoring_s=self.scoring_s
         )
 
-    def _num_turns(self, num_samples: int, world_size: int) -> int:
-        """How often each rank makes a batch until there are `num_samples` samples between them."""
-        return -(-num_samples // (self.batch_size * world_size))
+    def _take_turn(self) -> None:
+        started = self._now()
+        is_kept = self.samples.made < self.suite.num_kept
+        images = self.samples.next_batch()
+        sampled = self._now()
+        for name, extractor in self.suite.extractors.items():
+            self.features[name].add(extractor(images))
+        if is_kept:
+            self.images.add(images)
+        self.sampling_s += sampled - started
+        self.scoring_s += self._now() - sampled
 
-    def _generate(self, generate: Generate, batch: int) -> Tensor:
-        first = batch * self.batch_size
-        # Past the end the first samples come again, only to fill the batch; evaluate() cuts them off.
-        indices = [i % self.num_samples for i in range(first, first + self.batch_size)]
-        noise = sample_noise(self.noise_seed, indices, self.sample_shape).to(self.device)
-        rows = torch.tensor([i % len(self.prompts) for i in indices], device=self.prompts.text.device)
-        text, mask = self.prompts.text[rows].to(self.device), self.prompts.text_mask[rows].to(self.device)
-        return generate(noise, text, mask)
-
-    def _in_order(self, batches: list[Tensor], world_size: int, gather: Gather) -> Tensor:
-        """The rows of every rank's batches in the order of the samples, without those that filled up, on the CPU."""
-        rows = gather(torch.cat(batches)).cpu()
-        turns = len(batches)
-        if len(rows) != world_size * turns * self.batch_size:
-            raise ValueError(
-                f"gather returned {len(rows)} rows, expected {world_size * turns * self.batch_size}: "
-                f"those of all {world_size} workers, in the order of ranks, on every worker"
-            )
-        by_rank = rows.unflatten(0, (world_size, turns, self.batch_size))
-        return by_rank.transpose(0, 1).flatten(0, 2)[: self.num_samples]
-
-    def _values(self, features: dict[str, Tensor]) -> dict[str, float]:
-        return {spec.name: self.reference[spec.name].distance(features[spec.extractor]) for spec in self.specs}
+    def _values(self, count: int) -> dict[str, float]:
+        """Only the samples since the look before are added, in one block: values do not depend on who made them."""
+        features = {name: rows.gathered()[self.num_scored : count] for name, rows in self.features.items()}
+        values = {}
+        for spec in self.suite.specs:
+            distance = self.distances[spec.name].add(features[spec.extractor])
+            if count >= spec.least_num_samples(self.suite.extractors[spec.extractor].width):
+                values[spec.name] = distance.value()
+        self.num_scored = count
+        return values
 
     def _now(self) -> float:
         """Seconds, after the device has finished: its time is counted where it was spent."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.suite.device.type == "cuda":
+            torch.cuda.synchronize(self.suite.device)
         return time.perf_counter()
+
+
+class _Rows:
+    """Rows that belong to samples: this rank's since the last gather, and those of all ranks before it, in order."""
+
+    def __init__(self, samples: SharedSamples) -> None:
+        self.samples = samples
+        self.waiting: list[Tensor] = []
+        self.ordered: list[Tensor] = []
+
+    def add(self, batch: Tensor) -> None:
+        self.waiting.append(batch)
+
+    def gathered(self) -> Tensor:
+        """All rows so far in the order of the samples, on the CPU. Every rank has as many batches waiting."""
+        if self.waiting:
+            self.ordered = [torch.cat([*self.ordered, self.samples.in_order(self.waiting)])]
+            self.waiting = []
+        return self.ordered[0]
 
 
 def build_suite(
@@ -233,6 +245,7 @@ def build_suite(
     num_samples: int,
     batch_size: int,
     cache: Path,
+    parts: Sequence[float] = (),
     device: torch.device | str = "cpu",
     num_kept: int = 16,
 ) -> MetricSuite:
@@ -260,6 +273,7 @@ def build_suite(
         noise_seed=noise_seed,
         num_samples=num_samples,
         batch_size=batch_size,
+        parts=parts,
         num_kept=num_kept,
         device=device,
     )

@@ -12,7 +12,7 @@ from typing import Literal
 
 from prx_model.metrics.features import EXTRACTORS
 from prx_model.metrics.frechet import check_more_samples_than_dimensions
-from prx_model.metrics.mmd import check_enough_samples
+from prx_model.metrics.mmd import check_enough_samples, least_num_samples
 from prx_model.metrics.names import known
 
 
@@ -46,6 +46,12 @@ class MetricSpec:
             raise ValueError(f"metric {self.name!r}: sigma {self.sigma} with {self.distance}; only an mmd has one")
         if self.distance == "mmd" and self.principal_directions is not None:
             raise ValueError(f"metric {self.name!r}: principal directions belong to a frechet distance; leave them out")
+
+    def least_num_samples(self, width: int) -> int:
+        """The fewest samples that the distance can be computed from, on features that are `width` wide."""
+        if self.distance == "frechet":
+            return (self.principal_directions or width) + 1
+        return least_num_samples(self.unbiased)
 
     def check_num_samples(self, num_samples: int, width: int, of: str) -> None:
         """ValueError if the distance cannot be computed from so few `of` ('reference', 'generated') samples."""

@@ -80,7 +80,7 @@ def test_two_workers_equal_one(tmp_path, repa):
     assert same(first["objective"], second["objective"])
     for ours, theirs in zip(evaluations, first["evaluations"], strict=True):
         assert ours.step == theirs[0]
-        assert list(theirs[1].values()) == pytest.approx(list(ours.scores.values.values()), rel=1e-6)
+        assert list(theirs[1].values()) == pytest.approx(list(ours.scores().values.values()), rel=1e-6)
         assert theirs[2] == pytest.approx(ours.flow_loss, rel=1e-6)
         assert theirs[3] == (None if ours.repa_loss is None else pytest.approx(ours.repa_loss, rel=1e-5))
         assert theirs[4] == pytest.approx(ours.grad_norm, rel=1e-5)

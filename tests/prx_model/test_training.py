@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from tests.prx_model.training_runs import (
     same,
     told,
     weight_sum,
+    weight_sums,
 )
 
 # -- determinism and resume
@@ -35,8 +36,8 @@ def test_two_runs_are_equal_to_the_bit(precision):
 
 def test_another_seed_is_another_run():
     state, other = TrainState(objective_of(), FAST), TrainState(objective_of(), FAST)
-    one = list(train(state, Repeated(), FAST, seed=1, evaluate=weight_sum))
-    two = list(train(other, Repeated(), FAST, seed=2, evaluate=weight_sum))
+    one = list(train(state, Repeated(), FAST, seed=1, evaluate=weight_sums))
+    two = list(train(other, Repeated(), FAST, seed=2, evaluate=weight_sums))
     assert one[0].flow_loss != two[0].flow_loss
 
 
@@ -60,8 +61,8 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, ema_decay, repa, kille
     resumed.load(tmp_path)
     assert resumed.step == killed_at
     assert same(everything(resumed), everything(killed))
-    rest = list(run(resumed, config))
-    assert [told(e) for e in rest] == [told(e) for e in evaluations if e.step > killed_at]
+    rest = [told(evaluation) for evaluation in run(resumed, config)]
+    assert rest == [told(e) for e in evaluations if e.step > killed_at]
     assert same(everything(resumed), everything(whole))
 
 
@@ -77,7 +78,7 @@ def test_the_state_holds_the_weights_of_the_step_while_the_caller_has_control():
     state = TrainState(objective_of(), replace(FAST, ema_decay=0.9))
     for evaluation in run(state, replace(FAST, ema_decay=0.9)):
         assert state.step == evaluation.step
-        assert weight_sum(state.evaluated_model).values == evaluation.scores.values
+        assert evaluation.scores().values == {"weight_sum": weight_sum(state.evaluated_model)}
 
 
 def test_a_checkpoint_is_tensors_and_numbers_and_holds_no_teacher(tmp_path):
@@ -105,7 +106,7 @@ def test_the_average_is_its_definition_with_warm_up():
         decays.append(decay)
         for average, current in zip(expected, state.objective.model.parameters(), strict=True):
             average.mul_(decay).add_(current.detach().double(), alpha=1 - decay)
-        assert evaluation.scores.values == weight_sum(state.averaged).values
+        assert evaluation.scores().values == {"weight_sum": weight_sum(state.averaged)}
     assert decays == [2 / 11, 3 / 12, 4 / 13, 5 / 14, 0.4, 0.4]
     for average, parameter in zip(expected, state.averaged.parameters(), strict=True):
         torch.testing.assert_close(parameter.double(), average, rtol=1e-5, atol=1e-6)
@@ -208,24 +209,78 @@ def test_repa_that_stops_is_repa_up_to_there_and_the_baseline_after():
     assert [e.repa_loss is not None for e in finished(config, stop)[1]] == [True] * 3 + [False] * 3
     assert told(stopping[0]) == told(constant[0])
     assert stopping[2].repa_loss is None
-    assert stopping[2].scores != constant[2].scores
+    assert stopping[2].scores().values != constant[2].scores().values
+
+
+@dataclass
+class Slow(Repeated):
+    """Batches that take 10 ms each to come."""
+
+    def at(self, step):
+        time.sleep(0.01)
+        return super().at(step)
 
 
 def test_times_and_rates_are_those_of_the_window():
     for evaluation in finished()[1]:
         assert evaluation.train_s > 0
-        assert evaluation.eval_s > 0
-        assert evaluation.images_per_s == pytest.approx(2 * 4 / evaluation.train_s)
+        assert evaluation.images_per_s == pytest.approx(2 * 4 / (evaluation.data_s + evaluation.train_s))
+
+
+def test_waiting_for_batches_is_told_apart_from_training():
+    started = time.perf_counter()
+    evaluations = finished(source=Slow())[1]
+    wall_s = time.perf_counter() - started
+    assert all(evaluation.data_s >= 2 * 0.01 for evaluation in evaluations)
+    assert sum(evaluation.data_s + evaluation.train_s for evaluation in evaluations) <= wall_s
+    quick = finished(source=Repeated())[1]
+    assert all(one.data_s < slow.data_s for one, slow in zip(quick, evaluations, strict=True))
 
 
 def test_what_the_caller_does_between_evaluations_is_no_training_time():
     slept, counted, started = 0.0, 0.0, time.perf_counter()
     for evaluation in run(TrainState(objective_of(), FAST)):
-        counted += evaluation.train_s + evaluation.eval_s
+        counted += evaluation.data_s + evaluation.train_s
         time.sleep(0.05)
         slept += 0.05
     assert slept == pytest.approx(0.15)
     assert counted <= time.perf_counter() - started - slept
+
+
+def test_looks_are_taken_when_the_caller_asks_and_change_no_training():
+    made = []
+
+    def counting(model):
+        for look in weight_sums(model):
+            made.append(look.num_samples)
+            yield look
+
+    state = TrainState(objective_of(), FAST)
+    for number, evaluation in enumerate(train(state, Repeated(), FAST, seed=1, evaluate=counting)):
+        made.clear()
+        assert [look.num_samples for look, _ in zip(evaluation.looks, range(number), strict=False)] == [1, 2][:number]
+        assert made == [1, 2][: number + 1]  # zip has asked for one more
+    assert same(everything(state), everything(finished()[0]))
+
+
+def test_scores_take_the_looks_that_are_left_and_stay():
+    evaluations = run(TrainState(objective_of(), FAST))
+    evaluation = next(evaluations)
+    assert evaluation.looks.last is None
+    assert next(evaluation.looks).num_samples == 1
+    last = evaluation.scores()
+    assert last.num_samples == 2
+    next(evaluations)
+    assert evaluation.scores() is evaluation.looks.last is last
+    assert list(evaluation.looks) == []
+
+
+def test_a_look_after_training_went_on_is_refused_for_it_would_be_at_other_weights():
+    evaluations = run(TrainState(objective_of(), FAST))
+    first, second = next(evaluations), next(evaluations)
+    with pytest.raises(ValueError, match=r"a look at step 2 .* at step 4; look before"):
+        next(first.looks)
+    assert second.scores().num_samples == 2
 
 
 def test_training_learns_one_batch_by_heart():
@@ -284,6 +339,16 @@ def test_an_error_of_the_evaluation_is_the_callers():
 
     with pytest.raises(RuntimeError, match="no metric"):
         list(train(TrainState(objective_of(), FAST), Repeated(), FAST, seed=1, evaluate=fail))
+
+
+def test_an_error_of_a_look_is_the_callers():
+    def fail(model):
+        yield next(weight_sums(model))
+        raise FloatingPointError("metric 'fid'")
+
+    evaluation = next(train(TrainState(objective_of(), FAST), Repeated(), FAST, seed=1, evaluate=fail))
+    with pytest.raises(FloatingPointError, match="metric 'fid'"):
+        evaluation.scores()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The worker in Ray's local mode: the real loop function, model, data, teacher and metric, without a cluster."""
+"""The worker by itself: the real model, data, teacher and metric, without Ray."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
-from prx_model.experiment import prepare
-from sweeps.config import fingerprint, to_plain
-from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger, Start
-from sweeps.space_file import load_space
+from prx_model.kept import Kept
+from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
+from sweeps.slot import as_new
 from sweeps.storage import SweepPaths
-from sweeps.worker import Task, train_trial
+from sweeps.task import Task
+from sweeps.trial_folder import latest_checkpoint
+from sweeps.worker import Place, TrialFailed, record_failure, train_trial
+from tests.sweeps.trials import DIVERGING, METRIC, TOO_LARGE, fill_cache, numbers, planned_task, write_baseline
 
-SMOKE = Path(__file__).parent.parent / "spaces" / "smoke.yaml"
-OVERRIDES = {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.5}
+ALONE = Place(device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    space = load_space(SMOKE, "laptop")
-    prepare(space.candidate_config(OVERRIDES), folder)
-    return folder
+    return fill_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -36,80 +32,43 @@ def paths(tmp_path) -> SweepPaths:
     return paths
 
 
-def _task(paths: SweepPaths, cache: Path, trial: str, role: str, *, stop=None, change=None) -> Task:
-    space = load_space(SMOKE, "laptop")
-    config = to_plain(space.baseline_config(0) if role == BASELINE else space.candidate_config(OVERRIDES))
-    for section, values in (change or {}).items():
-        config[section] |= values
-    Ledger(paths).append(
-        Start(
-            trial=trial,
-            role=role,
-            seed=0,
-            overrides={} if role == BASELINE else OVERRIDES,
-            fingerprint=fingerprint(config),
-            num_steps=config["training"]["steps"],
-        )
-    )
-    return Task(
-        trial=trial,
-        role=role,
-        config=config,
-        root=str(paths.root),
-        cache=str(cache),
-        metric="mmd_lite0",
-        mode="min",
-        stop=stop or {"margin": 2.0, "patience": 2, "grace": 0.2},
-        num_threads=1,
-    )
+def _train(task: Task, kept: Kept | None = None) -> list[EvaluationRow]:
+    return list(train_trial(task, ALONE, kept or Kept()))
 
 
-def _train(task: Task, tmp_path: Path) -> None:
-    trainer = TorchTrainer(
-        train_trial,
-        train_loop_config=task.plain(),
-        scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=task.trial, storage_path=str(tmp_path / "ray")),
-    )
-    trainer.fit()
+def _fail(task: Task) -> TrialFailed:
+    with pytest.raises(TrialFailed) as caught:
+        _train(task)
+    record_failure(task, caught.value)
+    return caught.value
 
 
-def _write_baseline(paths: SweepPaths, trial: str, values: dict[int, float]) -> None:
-    ledger = Ledger(paths)
-    ledger.append(Start(trial=trial, role=BASELINE, seed=0, overrides={}, fingerprint="x", num_steps=12))
-    for step, value in values.items():
-        ledger.append(
-            EvaluationRow(
-                trial=trial,
-                step=step,
-                metrics={"mmd_lite0": value},
-                num_samples=16,
-                flow_loss=1.0,
-                repa_loss=None,
-                grad_norm=1.0,
-                images_per_s=1.0,
-                train_s=1.0,
-                eval_s=1.0,
-                peak_memory_bytes=1,
-                resumed_from=0,
-            )
-        )
-
-
-def test_a_baseline_trains_to_the_end_and_is_not_judged(paths, cache, tmp_path):
-    _train(_task(paths, cache, "baseline-seed0", BASELINE), tmp_path)
+def test_a_baseline_trains_to_the_end_on_all_samples_and_is_not_judged(paths, cache):
+    rows = _train(planned_task(paths, cache, "baseline-seed0", BASELINE))
     record = Ledger(paths).record("baseline-seed0")
     assert record.outcome == FINISHED
-    assert [row.step for row in record.evaluations] == [3, 6, 9, 12]
+    assert [row.step for row in record.evaluations] == [row.step for row in rows] == [3, 6, 9, 12]
     assert all(row.verdict is None and row.repa_loss is None for row in record.evaluations)
+    assert all(row.num_samples == 16 for row in record.evaluations)
     assert all(paths.sample_grid("baseline-seed0", step).is_file() for step in (3, 6, 9, 12))
     assert "step 12" in paths.trial_log("baseline-seed0").read_text()
 
 
-def test_a_candidate_far_behind_the_baseline_ends_by_itself(paths, cache, tmp_path):
+def test_where_the_time_goes_is_recorded(paths, cache):
+    _train(planned_task(paths, cache, "baseline-seed0", BASELINE))
+    record = Ledger(paths).record("baseline-seed0")
+    first, *later = record.evaluations
+    assert first.start_s > 0
+    assert first.checkpoint_s == 0
+    assert all(row.start_s == 0 and row.checkpoint_s > 0 for row in later)
+    assert all(min(row.data_s, row.train_s, row.eval_s) > 0 for row in record.evaluations)
+    assert record.end.checkpoint_s > 0
+
+
+def test_a_candidate_far_behind_the_baseline_ends_by_itself(paths, cache):
     for seed, factor in ((0, 1.0), (1, 1.01)):
-        _write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 10.0 * factor))
-    _train(_task(paths, cache, "candidate-000", CANDIDATE), tmp_path)
+        write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 10.0 * factor))
+    _train(planned_task(paths, cache, "candidate-000", CANDIDATE))
     record = Ledger(paths).record("candidate-000")
     assert record.outcome == STOPPED
     assert record.last_step == 6
@@ -118,45 +77,117 @@ def test_a_candidate_far_behind_the_baseline_ends_by_itself(paths, cache, tmp_pa
     assert "in a row" in record.end.reason
 
 
-def test_a_candidate_is_judged_only_where_the_baseline_has_been(paths, cache, tmp_path):
+def test_a_candidate_is_judged_only_where_the_baseline_has_been(paths, cache):
     for seed, factor in ((0, 1.0), (1, 1.01)):
-        _write_baseline(paths, f"baseline-seed{seed}", {3: 10.0 * factor})
-    _train(_task(paths, cache, "candidate-000", CANDIDATE), tmp_path)
+        write_baseline(paths, f"baseline-seed{seed}", {3: 10.0 * factor})
+    _train(planned_task(paths, cache, "candidate-000", CANDIDATE))
     record = Ledger(paths).record("candidate-000")
     assert record.outcome == FINISHED
     assert {row.verdict["judged_step"] for row in record.evaluations} == {3}
 
 
-def test_divergence_is_recorded_with_its_step_and_does_not_leave_the_worker(paths, cache, tmp_path):
-    change = {"training": {"learning_rate": 1e30, "grad_clip": 1e30, "warmup_steps": 0}}
-    _train(_task(paths, cache, "candidate-000", CANDIDATE, change=change), tmp_path)
+def _on_few_samples(paths: SweepPaths, cache: Path, evaluation: str) -> list[int]:
+    """Samples at each evaluation of a candidate that is far better than the baseline."""
+    for seed, factor in ((0, 1.0), (1, 1.01)):
+        write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 1e6 * factor), (4, 8, 16))
+    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "evaluation": evaluation}
+    change = {"evaluation": {"batch_size": 4, "nested": [0.25, 0.5]}}
+    _train(planned_task(paths, cache, "candidate-000", CANDIDATE, stop=stop, change=change))
+    return [row.num_samples for row in Ledger(paths).record("candidate-000").evaluations]
+
+
+def test_a_clear_candidate_is_evaluated_on_few_samples_until_the_end(paths, cache):
+    assert _on_few_samples(paths, cache, "adaptive") == [4, 4, 4, 16]
+
+
+def test_full_evaluation_takes_all_samples_every_time(paths, cache):
+    assert _on_few_samples(paths, cache, "full") == [16] * 4
+
+
+def test_divergence_is_recorded_with_its_step(paths, cache):
+    failure = _fail(planned_task(paths, cache, "candidate-000", CANDIDATE, change=DIVERGING))
     record = Ledger(paths).record("candidate-000")
+    assert failure.orderly
     assert record.outcome == FAILED
     assert 1 <= record.end.step <= 12
-    assert "diverged" in record.end.reason
-    assert f"step {record.end.step}" in record.end.reason
+    assert f"diverged: loss is nan at step {record.end.step}" in record.end.reason.replace("gradient norm", "loss")
     assert "DivergedError" in Path(record.end.log).read_text()
 
 
-def test_an_exception_is_recorded_with_its_place(paths, cache, tmp_path):
-    task = _task(paths, cache, "candidate-000", CANDIDATE, change={"data": {"source": "store", "path": "/no/such"}})
-    _train(task, tmp_path)
+def test_an_exception_is_recorded_with_its_place(paths, cache):
+    _fail(planned_task(paths, cache, "candidate-000", CANDIDATE, change={"data": {"source": "store", "path": "/no"}}))
     record = Ledger(paths).record("candidate-000")
     assert record.outcome == FAILED
-    assert "/no/such" in record.end.reason
+    assert "/no" in record.end.reason
     assert record.end.step == 0
 
 
-def test_the_same_seed_gives_the_same_numbers(paths, cache, tmp_path):
-    for trial in ("candidate-000", "candidate-001"):
-        _train(_task(paths, cache, trial, CANDIDATE), tmp_path)
-    first, second = (Ledger(paths).record(trial) for trial in ("candidate-000", "candidate-001"))
-    assert first.curve("mmd_lite0") == second.curve("mmd_lite0")
-    assert [row.flow_loss for row in first.evaluations] == [row.flow_loss for row in second.evaluations]
+def test_a_trial_that_does_not_fit_is_told_as_out_of_memory(paths, cache):
+    _fail(planned_task(paths, cache, "candidate-000", CANDIDATE, change=TOO_LARGE))
+    assert Ledger(paths).record("candidate-000").end.reason.startswith("out of memory: ")
 
 
-def test_rows_are_json_that_others_can_read(paths, cache, tmp_path):
-    _train(_task(paths, cache, "baseline-seed0", BASELINE), tmp_path)
+def test_a_trial_that_is_cut_off_goes_on_from_its_checkpoint_to_the_same_numbers(paths, cache, tmp_path):
+    whole = SweepPaths(tmp_path / "whole")
+    whole.create()
+    _train(planned_task(whole, cache, "candidate-000", CANDIDATE))
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    rows = train_trial(task, ALONE, Kept())
+    assert [next(rows).step, next(rows).step] == [3, 6]
+    rows.close()
+    assert latest_checkpoint(paths, "candidate-000").name.endswith("6")
+    assert [row.step for row in _train(task)] == [9, 12]
+    assert Ledger(paths).record("candidate-000").evaluations[-1].resumed_from == 6
+    assert numbers(paths, "candidate-000") == numbers(whole, "candidate-000")
+
+
+def test_a_trial_has_the_same_numbers_first_and_after_five_others(paths, cache):
+    """To the bit, in one process, with failures and other settings among those before it."""
+    kept, torch_default = Kept(), torch.get_default_dtype()
+
+    def in_the_slot(trial: str, role: str, change=None) -> None:
+        task = planned_task(paths, cache, trial, role, change=change)
+        with as_new(task.num_threads):
+            try:
+                _train(task, kept)
+            except TrialFailed as failure:
+                record_failure(task, failure)
+
+    in_the_slot("candidate-000", CANDIDATE)
+    in_the_slot("baseline-seed0", BASELINE)
+    in_the_slot("candidate-001", CANDIDATE, DIVERGING)
+    in_the_slot("candidate-002", CANDIDATE, TOO_LARGE)
+    in_the_slot("candidate-003", CANDIDATE, {"training": {"precision": "bf16", "batch_size": 4}})
+    in_the_slot("candidate-004", CANDIDATE, {"model": {"depth": 3}, "repa": {"depth": 3}})
+    in_the_slot("candidate-005", CANDIDATE)
+    assert numbers(paths, "candidate-005") == numbers(paths, "candidate-000")
+    assert len(numbers(paths, "candidate-000")) == 4
+    assert torch.get_default_dtype() == torch_default
+    assert kept.count("store") == 1
+    assert kept.count("suite") == 1
+
+
+def test_what_a_trial_does_to_torch_ends_with_it():
+    def settings() -> tuple:
+        backend = torch.backends.cuda.matmul.allow_tf32
+        return torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), backend
+
+    before = settings()
+    draws = []
+    for _ in range(2):
+        with as_new(1):
+            draws.append(torch.rand(1).item())
+            torch.set_default_dtype(torch.float64)
+            torch.set_grad_enabled(False)
+            torch.set_autocast_enabled("cpu", True)
+            torch.backends.cuda.matmul.allow_tf32 = True
+            assert settings() != before
+        assert settings() == before
+    assert draws[0] == draws[1]
+
+
+def test_rows_are_json_that_others_can_read(paths, cache):
+    _train(planned_task(paths, cache, "baseline-seed0", BASELINE))
     rows = [json.loads(line) for line in paths.trial_ledger("baseline-seed0").read_text().splitlines()]
     assert [row["kind"] for row in rows] == ["start", *["evaluation"] * 4, "end"]
-    assert torch.isfinite(torch.tensor([row["metrics"]["mmd_lite0"] for row in rows[1:-1]])).all()
+    assert torch.isfinite(torch.tensor([row["metrics"][METRIC] for row in rows[1:-1]])).all()

@@ -1,0 +1,212 @@
+"""A warm slot: one long Ray Train run whose workers take one trial after another.
+
+Processes, imports, the process group, compiled blocks, encoded data, teachers and scoring networks stay; weights,
+optimizer, average, chance and torch's settings are new for every trial, so that a trial's numbers do not depend on what
+the slot ran before.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sweeps.task import Task
+
+if TYPE_CHECKING:
+    from sweeps.space import Resources
+
+logger = logging.getLogger("sweeps.worker")
+
+
+class SlotBroken(RuntimeError):
+    """The worker cannot take another trial: its fellows hang, or its device answers no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotSettings:
+    """What every slot of a sweep is made of. desk: name of the desk's actor. address: of the Ray cluster."""
+
+    desk: str
+    resources: Resources
+    storage: str
+    address: str
+
+
+def run_slot(name: str, settings: SlotSettings) -> None:
+    """Start a slot and stay until it goes home. Raises Ray Train's error where it is lost."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    resources = settings.resources
+    trainer = TorchTrainer(
+        serve,
+        train_loop_config={"slot": name, "desk": settings.desk, "trials": resources.trials_per_slot},
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=_per_worker(resources),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=settings.storage,
+            # A lost slot is replaced by a new one; a spot node's notice is another matter, which Ray does not count.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            worker_runtime_env={"env_vars": {"RAY_ADDRESS": settings.address}},
+        ),
+    )
+    trainer.fit()
+
+
+def _per_worker(resources: Resources) -> dict[str, float]:
+    """Ray's names for what a worker reserves."""
+    reserved = {"CPU": float(resources.cpus_per_worker)}
+    if resources.gpus_per_worker > 0:
+        reserved["GPU"] = float(resources.gpus_per_worker)
+    return reserved
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """Ray Train's loop function: trial after trial, until there is none or this worker has served its number."""
+    import ray
+    from ray import train
+
+    from prx_model.kept import Kept
+    from sweeps.worker import Place
+
+    context = train.get_context()
+    place = Place(device=_device(), rank=context.get_world_rank(), world_size=context.get_world_size())
+    desk, kept = ray.get_actor(settings["desk"]), Kept()
+    attempt = _attempt(place.world_size)
+    for number in range(settings["trials"]):
+        task = ray.get(desk.take.remote(settings["slot"], attempt, number))
+        if task is None:
+            return
+        with as_new(task["num_threads"]):
+            _serve_one(desk, settings["slot"], number, Task(**task), place, kept)
+
+
+def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: Any) -> None:
+    """One trial. Its own failure is recorded as its end and stays here; what breaks the slot leaves it."""
+    import ray
+
+    from sweeps.worker import TrialFailed, record_failure, train_trial
+
+    try:
+        for row in train_trial(task, place, kept):
+            told = {**row.metrics, "step": row.step, "num_samples": row.num_samples, "trial": task.trial}
+            desk.evaluated.remote(task.trial, told)
+    except TrialFailed as failure:
+        check_device(place.device)
+        answer = desk.failed.remote(slot, number, place.rank, place.world_size, failure.orderly)
+        to_record, goes_on = ray.get(answer)
+        if to_record:
+            record_failure(task, failure)
+            ray.get(desk.finished.remote(slot))
+        if not goes_on:
+            raise SlotBroken(f"{task.trial} failed on rank {place.rank} and left its fellows waiting") from failure
+        return
+    if place.rank == 0:
+        ray.get(desk.finished.remote(slot))
+
+
+def check_device(device: Any) -> None:
+    """Raise SlotBroken where the device computes no more, as CUDA's context does not after some errors."""
+    import torch
+
+    try:
+        torch.ones(1, device=device).add_(1).item()
+    except Exception as error:
+        raise SlotBroken(f"{device} answers no more: {' '.join(str(error).split())}") from error
+
+
+def _device() -> Any:
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    from ray.train.torch import get_device
+
+    return get_device()
+
+
+def _attempt(world_size: int) -> str:
+    """A word that all workers of this start of the slot share, and no other start has."""
+    word = uuid.uuid4().hex
+    if world_size == 1:
+        return word
+    from ray.train.collective import broadcast_from_rank_zero
+
+    return broadcast_from_rank_zero(word)
+
+
+@contextmanager
+def as_new(num_threads: int) -> Iterator[None]:
+    """What a trial may find and leave of the process: torch's settings and generators as they are at a start, and no
+    memory of its own afterwards.
+    """
+    import numpy as np
+    import torch
+
+    from sweeps.worker import forget_peak_memory
+
+    settings = _torch_settings()
+    torch.set_num_threads(num_threads)
+    # No trial draws from these: chance comes from (seed, step). What a library draws is to be the same every time.
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    forget_peak_memory()
+    try:
+        yield
+    finally:
+        _restore(settings)
+        give_memory_back()
+
+
+def _torch_settings() -> dict[str, Any]:
+    import torch
+
+    return {
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "precision": torch.get_float32_matmul_precision(),
+        "autocast": {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")},
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32),
+        "matmul": torch.backends.cuda.matmul.allow_tf32,
+    }
+
+
+def _restore(settings: dict[str, Any]) -> None:
+    import torch
+
+    torch.set_default_dtype(settings["dtype"])
+    torch.set_grad_enabled(settings["grad"])
+    torch.use_deterministic_algorithms(settings["deterministic"])
+    torch.set_float32_matmul_precision(settings["precision"])
+    for device, enabled in settings["autocast"].items():
+        torch.set_autocast_enabled(device, enabled)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = settings["cudnn"]
+    torch.backends.cuda.matmul.allow_tf32 = settings["matmul"]
+
+
+def give_memory_back() -> None:
+    """Free what the trial has left: cycles, CUDA's cached blocks, and the C heap's free pages."""
+    import ctypes
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # another C library than glibc
+        logger.debug("no malloc_trim: freed pages go back when the C library likes")
+

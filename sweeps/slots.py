@@ -1,0 +1,154 @@
+"""The slots of a sweep: started as trials wait for them, replaced when lost, let go when nothing waits.
+
+The rest of a sweep needs two names: `open_slots` around it, and `in_a_slot` for a trial.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sweeps.desk import ENDED, EVALUATED, LOST, Desk
+from sweeps.slot import SlotSettings, run_slot
+from sweeps.storage import SweepPaths
+from sweeps.task import Task
+
+if TYPE_CHECKING:
+    from sweeps.space import Resources
+
+IDLE_S = 20.0  # a slot without a task for so long goes home, and an idle node can go
+LOOK_S = 0.5  # how often the pool looks at the desk
+MOST_FALSE_STARTS = 3  # slots in a row that were lost without serving a trial
+CLOSE_S = 10.0  # how long slots are given to go home at the end
+
+logger = logging.getLogger("ray.sweeps")  # where Ray's own messages go
+
+
+class TrialLost(RuntimeError):
+    """No slot could run the trial to an end."""
+
+
+@contextmanager
+def open_slots(paths: SweepPaths, resources: Resources, address: str, *, most: int, waiting: int) -> Iterator[str]:
+    """At most `most` slots while the body runs; yields the name that `in_a_slot` needs.
+
+    waiting: trials that are about to come; slots for them start at once.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    name = f"desk-{paths.root.name}-{os.getpid()}"
+    here = ray.get_runtime_context().get_node_id()
+    # Beside the driver, with which it ends: a spot node is no place for the queue.
+    node = NodeAffinitySchedulingStrategy(here, soft=False)
+    actor: Any = ray.remote(num_cpus=0, name=name, scheduling_strategy=node)(Desk)
+    desk = actor.remote(IDLE_S)
+    settings = SlotSettings(desk=name, resources=resources, storage=str(paths.slots), address=address)
+    pool = _Pool(desk=desk, settings=settings, most=most)
+    pool.open(min(most, waiting))
+    try:
+        yield name
+    finally:
+        pool.close()
+        ray.kill(desk)
+
+
+def in_a_slot(desk: str, task: Task) -> Iterator[dict[str, Any]]:
+    """Hand a trial to a free slot; yields the metrics of its evaluations until it ends. Raises TrialLost."""
+    import ray
+
+    actor = ray.get_actor(desk)
+    ray.get(actor.submit.remote(task.plain()))
+    seen = 0
+    while True:
+        for news in ray.get(actor.news.remote(task.trial, seen)):
+            seen += 1
+            if news["kind"] == EVALUATED:
+                yield news["metrics"]
+            elif news["kind"] == LOST:
+                raise TrialLost(news["reason"])
+            elif news["kind"] == ENDED:
+                return
+
+
+@dataclass
+class _Pool:
+    """Keeps as many slots as there is work for. One thread looks after them, and each slot has one that waits for it."""
+
+    desk: Any
+    settings: SlotSettings
+    most: int
+    live: dict[str, threading.Thread] = field(default_factory=dict)
+    num_started: int = 0
+    false_starts: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open(self, num_slots: int) -> None:
+        for _ in range(num_slots):
+            self._start_slot()
+        self.keeper = threading.Thread(target=self._keep, daemon=True, name="slots")
+        self.keeper.start()
+
+    def _keep(self) -> None:
+        import ray
+
+        while not self.closing.wait(LOOK_S):
+            try:
+                demand = ray.get(self.desk.demand.remote())
+            except Exception:  # the cluster is going down, and the driver knows
+                return
+            with self.lock:
+                starting = len(self.live) - demand["joined"]
+                wanted = min(demand["waiting"] - demand["idle"] - starting, self.most - len(self.live))
+            for _ in range(max(0, wanted)):
+                self._start_slot()
+
+    def _start_slot(self) -> None:
+        with self.lock:
+            name = f"slot-{os.getpid()}-{self.num_started}"
+            self.num_started += 1
+            # A daemon: a driver that is told to end does not wait for its slots.
+            thread = threading.Thread(target=self._run, args=(name,), daemon=True, name=name)
+            self.live[name] = thread
+        thread.start()
+
+    def _run(self, name: str) -> None:
+        """One slot from start to end."""
+        import ray
+
+        reason = None
+        try:
+            served = ray.get(self.desk.demand.remote())["served"]
+            run_slot(name, self.settings)
+        except Exception as error:
+            if self.closing.is_set():
+                return
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            logger.warning("slot %s is lost: %s", name, reason)
+        try:
+            ray.get(self.desk.left.remote(name, reason))
+            in_vain = reason is not None and ray.get(self.desk.demand.remote())["served"] == served
+            with self.lock:
+                self.live.pop(name)
+                self.false_starts = self.false_starts + 1 if in_vain else 0
+                hopeless = self.false_starts >= MOST_FALSE_STARTS and not self.live
+            if hopeless:
+                ray.get(self.desk.give_up.remote(f"no slot could be kept running: {reason}"))
+        except Exception:
+            logger.exception("slot %s could not be taken off the desk", name)
+
+    def close(self) -> None:
+        """Send the slots home and wait a little for them."""
+        import ray
+
+        self.closing.set()
+        self.keeper.join()
+        ray.get(self.desk.close.remote())
+        for thread in list(self.live.values()):
+            thread.join(CLOSE_S)

@@ -1,0 +1,29 @@
+"""A trial as it travels from the driver to the workers that train it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Plain values only, and no import of torch: a trial's driver is a light process.
+
+    trial, role: as in the ledger. config: an ExperimentConfig. root, cache: folders of the sweep and of its caches.
+    metric, mode: the objective. stop: a sweeps.rule.StopConfig. num_threads: of a worker, on the CPU.
+    """
+
+    trial: str
+    role: str
+    config: Mapping[str, Any]
+    root: str
+    cache: str
+    metric: str
+    mode: Literal["min", "max"]
+    stop: Mapping[str, Any]
+    num_threads: int
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,108 @@
+"""What a trial writes beside its ledger: lock, log, heartbeat, checkpoints, sample grids."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from prx_model.data.durable import whole_folder
+from sweeps.storage import SweepPaths
+
+HEARTBEAT_S = 2.0
+ORPHAN_WAIT_S = 60
+CHECKPOINT = "checkpoint_"
+
+
+def save_checkpoint(paths: SweepPaths, trial: str, step: int, write: Callable[[Path], None]) -> None:
+    """Let `write` fill the folder of this step's checkpoint, then drop the older ones: a kill leaves one that is whole.
+
+    A checkpoint of the same step, which a resume has made again, is the same to the bit and stays.
+    """
+    folder = paths.trial_folder(trial)
+    target = folder / f"{CHECKPOINT}{step:09d}"
+    if not target.exists():
+        with whole_folder(target) as partial:
+            write(partial)
+    for other in folder.iterdir():
+        if other != target:  # older ones, and what a kill has left half written
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def latest_checkpoint(paths: SweepPaths, trial: str) -> Path | None:
+    """The newest whole checkpoint of a trial."""
+    return max(paths.trial_folder(trial).glob(f"{CHECKPOINT}*"), default=None)
+
+
+def save_samples(images: Tensor, path: Path) -> None:
+    """A square-ish grid of uint8 images [k, 3, R, R] as PNG, made visible as a whole."""
+    import torch
+    from PIL import Image
+
+    count, _, side, _ = images.shape
+    columns = max(1, round(count**0.5))
+    rows = -(-count // columns)
+    grid = torch.full((3, rows * (side + 1) - 1, columns * (side + 1) - 1), 255, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (side + 1), (i % columns) * (side + 1)
+        grid[:, top : top + side, left : left + side] = image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="png")
+    unfinished.replace(path)
+
+
+@contextmanager
+def only_writer(paths: SweepPaths, trial: str) -> Iterator[None]:
+    """Wait for an earlier process of this trial to go: after its driver is killed, a worker lives on for seconds."""
+    with paths.trial_lock(trial).open("w") as file:
+        for _ in range(ORPHAN_WAIT_S):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(1)
+        else:
+            raise RuntimeError(f"another process still runs {trial} after {ORPHAN_WAIT_S} s")
+        yield
+
+
+@contextmanager
+def heartbeat(paths: SweepPaths, trial: str, step: Callable[[], int]) -> Iterator[None]:
+    """Write the step every few seconds, so that progress shows between evaluations."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_S):
+            paths.heartbeat(trial).write_text(str(step()))
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def log_to(path: Path, logger: logging.Logger) -> Iterator[None]:
+    """Send what `logger` says, and warnings of others, to the trial's own file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root, previous = logging.getLogger(), logger.level
+    root.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        logger.setLevel(previous)
+        handler.close()

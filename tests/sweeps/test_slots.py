@@ -1,0 +1,218 @@
+"""Real slots on a real, local Ray: one cluster for this file, and every failure that a slot is to survive."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prx_model.kept import Kept
+from sweeps import cluster, desk
+from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
+from sweeps.slots import TrialLost, in_a_slot, open_slots
+from sweeps.space import Resources
+from sweeps.storage import SweepPaths
+from sweeps.task import Task
+from sweeps.worker import Place, train_trial
+from tests.sweeps.trials import DIVERGING, TOO_LARGE, fill_cache, numbers, planned_task
+
+pytestmark = pytest.mark.slow
+LIMIT_S = 240
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return fill_cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    import ray
+
+    log = tmp_path_factory.mktemp("ray") / "ray.log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with cluster.printing_to(log):
+            connection = cluster.connect(None, log)
+            yield connection.address
+            ray.shutdown()
+
+
+@pytest.fixture
+def paths(tmp_path) -> SweepPaths:
+    paths = SweepPaths(tmp_path / "sweep")
+    paths.create()
+    return paths
+
+
+def _resources(workers: int = 1, trials_per_slot: int = 50) -> Resources:
+    return Resources(workers=workers, cpus_per_worker=1, concurrent_trials=1, trials_per_slot=trials_per_slot)
+
+
+class _Trial(threading.Thread):
+    """What a trial's driver does: hand it over and listen."""
+
+    def __init__(self, name: str, task: Task) -> None:
+        super().__init__(daemon=True)
+        self.desk, self.task = name, task
+        self.heard: list[dict[str, Any]] = []
+        self.lost: str | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            for metrics in in_a_slot(self.desk, self.task):
+                self.heard.append(metrics)
+        except TrialLost as lost:
+            self.lost = str(lost)
+
+    def ended(self) -> _Trial:
+        self.join(LIMIT_S)
+        assert not self.is_alive(), f"{self.task.trial} has not ended in {LIMIT_S} s"
+        return self
+
+
+def _processes(paths: SweepPaths, trial: str, rank: int = 0) -> list[int]:
+    """The process of each start of a trial on a rank, by its log."""
+    log = paths.trial_log(trial)
+    return [int(p) for p in re.findall(rf"rank {rank} in process (\d+)", log.read_text() if log.exists() else "")]
+
+
+def _kill_after_first_evaluation(trial: _Trial, paths: SweepPaths, rank: int = 0) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not trial.heard:
+        assert time.monotonic() < deadline, "no evaluation was heard of"
+        time.sleep(0.02)
+    os.kill(_processes(paths, trial.task.trial, rank)[-1], signal.SIGKILL)
+
+
+def _undisturbed(tmp_path: Path, task: Task) -> list[tuple[Any, ...]]:
+    """The numbers of a trial that ran alone, in this process."""
+    paths = SweepPaths(tmp_path / "undisturbed")
+    paths.create()
+    alone = planned_task(paths, Path(task.cache), task.trial, task.role)
+    alone = Task(**{**alone.plain(), "config": task.config})
+    torch.set_num_threads(1)
+    list(train_trial(alone, Place(device=torch.device("cpu")), Kept()))
+    return numbers(paths, task.trial)
+
+
+LONG = {"training": {"steps": 60, "eval_every_steps": 15}}
+
+
+def test_one_slot_outlives_failed_trials_and_is_replaced_when_it_dies(address, cache, paths, tmp_path):
+    first = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    diverging = planned_task(paths, cache, "candidate-001", CANDIDATE, change=DIVERGING)
+    too_large = planned_task(paths, cache, "candidate-002", CANDIDATE, change=TOO_LARGE)
+    again = planned_task(paths, cache, "candidate-003", CANDIDATE)
+    killed = planned_task(paths, cache, "candidate-004", CANDIDATE, change=LONG)
+    after = planned_task(paths, cache, "candidate-005", CANDIDATE)
+    with open_slots(paths, _resources(), address, most=1, waiting=1) as name:
+        for task in (first, diverging, too_large, again):
+            assert _Trial(name, task).ended().lost is None
+        last = _Trial(name, killed)
+        _kill_after_first_evaluation(last, paths)
+        assert last.ended().lost is None
+        assert _Trial(name, after).ended().lost is None
+
+    records = {record.trial: record for record in Ledger(paths).records()}
+    outcomes = [records[f"candidate-{i:03d}"].outcome for i in range(6)]
+    assert outcomes == [FINISHED, FAILED, FAILED, FINISHED, FINISHED, FINISHED]
+    assert "diverged" in records["candidate-001"].end.reason
+    assert "out of memory" in records["candidate-002"].end.reason
+    # One process for all that came before the kill, another for all that came after.
+    before = {process for i in (0, 1, 2, 3) for process in _processes(paths, f"candidate-{i:03d}")}
+    assert before == {_processes(paths, "candidate-004")[0]}
+    assert len(_processes(paths, "candidate-004")) == 2
+    assert _processes(paths, "candidate-005") == [_processes(paths, "candidate-004")[1]]
+    # The same numbers as in a process of its own: after others, and across the kill.
+    assert numbers(paths, "candidate-003") == numbers(paths, "candidate-000") == _undisturbed(tmp_path / "a", first)
+    assert numbers(paths, "candidate-004") == _undisturbed(tmp_path / "b", killed)
+    assert records["candidate-004"].evaluations[-1].resumed_from > 0
+    assert [metrics["step"] for metrics in last.heard][-1] == 60
+
+
+def test_a_slot_of_two_workers_takes_trial_after_trial_and_is_replaced_as_a_whole(address, cache, paths):
+    first = planned_task(paths, cache, "candidate-000", CANDIDATE, change=LONG)
+    diverging = planned_task(paths, cache, "candidate-001", CANDIDATE, change=DIVERGING)
+    second = planned_task(paths, cache, "candidate-002", CANDIDATE, change=LONG)
+    baseline = planned_task(paths, cache, "baseline-seed0", BASELINE)
+    with open_slots(paths, _resources(workers=2), address, most=1, waiting=1) as name:
+        assert _Trial(name, first).ended().lost is None
+        assert _Trial(name, diverging).ended().lost is None
+        killed = _Trial(name, second)
+        _kill_after_first_evaluation(killed, paths, rank=1)
+        assert killed.ended().lost is None
+        assert _Trial(name, baseline).ended().lost is None
+
+    outcome = {record.trial: record.outcome for record in Ledger(paths).records()}
+    assert outcome == {
+        "candidate-000": FINISHED,
+        "candidate-001": FAILED,
+        "candidate-002": FINISHED,
+        "baseline-seed0": FINISHED,
+    }
+    for rank in (0, 1):
+        one, other = _processes(paths, "candidate-002", rank)
+        assert _processes(paths, "candidate-000", rank) == [one]
+        assert _processes(paths, "baseline-seed0", rank) == [other]
+    # Warm or cold, resumed or not: the same two workers' numbers.
+    assert numbers(paths, "candidate-002") == numbers(paths, "candidate-000")
+
+
+def test_a_slot_is_renewed_after_its_number_of_trials(address, cache, paths):
+    tasks = [planned_task(paths, cache, f"candidate-{i:03d}", CANDIDATE) for i in range(3)]
+    with open_slots(paths, _resources(trials_per_slot=2), address, most=1, waiting=3) as name:
+        for trial in [_Trial(name, task) for task in tasks]:
+            assert trial.ended().lost is None
+    processes = [_processes(paths, task.trial)[0] for task in tasks]
+    assert processes[0] == processes[1]
+    assert processes[2] != processes[1]
+
+
+def test_an_idle_slot_goes_home_and_comes_back_when_a_trial_does(address, cache, paths, monkeypatch):
+    import ray
+
+    monkeypatch.setattr("sweeps.slots.IDLE_S", 1.0)
+    with open_slots(paths, _resources(), address, most=1, waiting=1) as name:
+        assert _Trial(name, planned_task(paths, cache, "candidate-000", CANDIDATE)).ended().lost is None
+        deadline = time.monotonic() + LIMIT_S
+        while ray.get(ray.get_actor(name).demand.remote())["joined"]:
+            assert time.monotonic() < deadline, "the idle slot stays"
+            time.sleep(0.2)
+        _wait_for_cpus(2.0)  # what it reserved is free: an idle node could go
+        assert _Trial(name, planned_task(paths, cache, "candidate-001", CANDIDATE)).ended().lost is None
+    assert _processes(paths, "candidate-000") != _processes(paths, "candidate-001")
+
+
+def test_a_trial_that_kills_every_slot_is_lost_with_the_reason(address, cache, paths):
+    """The kernel's out-of-memory killer, seen from here: the worker is gone, whatever takes the trial."""
+    with open_slots(paths, _resources(), address, most=1, waiting=1) as name:
+        trial, killed = _Trial(name, planned_task(paths, cache, "candidate-000", CANDIDATE, change=LONG)), []
+        deadline = time.monotonic() + LIMIT_S
+        while trial.is_alive() and time.monotonic() < deadline:
+            for process in _processes(paths, "candidate-000"):
+                if process not in killed:
+                    killed.append(process)
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.02)
+        assert len(killed) == desk.MOST_LOSSES + 1
+        assert f"{len(killed)} times" in (trial.ended().lost or "")
+
+
+def _wait_for_cpus(count: float) -> None:
+    import ray
+
+    deadline = time.monotonic() + LIMIT_S
+    while ray.available_resources().get("CPU", 0) < count:
+        assert time.monotonic() < deadline, f"{count} CPUs are not free again"
+        time.sleep(0.2)
