@@ -160,6 +160,7 @@ OTHER_VALUES = {
     "training.betas": ("training.betas", [0.95, 0.9]),
     "training.timesteps.max_t": ("training.timesteps.max_t", 0.5),
     "evaluation.metrics": ("evaluation.metrics", ["cmmd", "fid", "dino_mmd"]),
+    "evaluation.nested": ("evaluation.nested", [0.5]),
     "repa.teacher": ("repa.teacher", "another"),
     "repa.projector": ("repa.projector", "conv3x3"),
     "repa.schedule": ("repa.schedule", "stop"),
