@@ -109,7 +109,7 @@ def connect(address: str | None, log: Path) -> Connection:
     import ray
 
     if address is None:
-        # Everything is on loopback, and a token would have to be pasted into the dashboard.
+        # A token would have to be pasted into the dashboard. Ray's ports answer on every interface of this machine.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")  # an autoscaled GPU node boots for minutes
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record

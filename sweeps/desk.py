@@ -50,7 +50,7 @@ class _Slot:
 class Desk:
     """Every method is a coroutine on one event loop: between two awaits nothing else happens.
 
-    idle_s: a slot that has waited so long for a task is sent home.
+    idle_s: a slot that has waited so long for a task is sent home; before the first task ever, none is.
     """
 
     def __init__(self, idle_s: float) -> None:
@@ -80,6 +80,11 @@ class Desk:
         await self._until(lambda: len(job.news) > seen, LONGEST_WAIT_S)
         return job.news[seen:]
 
+    async def until_end(self, trial: str) -> None:
+        """Return when the trial is over. Called under the trial's name, it is how Ray's dashboard shows the trial."""
+        job = self.jobs[trial]
+        await self._until(lambda: job.over, None)
+
     # What the workers of a slot ask.
 
     async def take(self, slot: str, attempt: str, number: int) -> dict[str, Any] | None:
@@ -102,6 +107,7 @@ class Desk:
         if state.number >= number or state.retired:
             return
         state.idle = True
+        await self._until(lambda: bool(self.jobs) or self.closed, None)
         served = await self._until(
             lambda: bool(self.queue) or self.closed or state.number >= number or state.retired, self.idle_s
         )

@@ -64,6 +64,7 @@ def in_a_slot(desk: str, task: Task) -> Iterator[dict[str, Any]]:
 
     actor = ray.get_actor(desk)
     ray.get(actor.submit.remote(task.plain()))
+    _ = actor.until_end.options(name=task.trial).remote(task.trial)
     seen = 0
     while True:
         for news in ray.get(actor.news.remote(task.trial, seen)):

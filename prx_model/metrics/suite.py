@@ -127,8 +127,8 @@ class MetricSuite:
     ) -> Iterator[SuiteResult]:
         """Make samples and score them, one result for each of `counts`; the last has every metric on all samples.
 
-        Lazy: `generate` is called only while the next result is waited for, and never again once nobody asks. A rank
-        that is ahead of the others has then made no more than the rest of its turn.
+        Lazy: `generate` is called only while a result is waited for, and never again once nobody asks. Several workers
+        may be left with batches that they made in the same turn for the look after it.
         rank, world_size, gather: this worker among all. Each calls this on an equal suite, gets equal results, and
         must ask for equally many: a worker that asks for one more waits for the others in `gather` for ever.
         Raises FloatingPointError naming the metric if a feature or a value is not finite, on every rank alike.

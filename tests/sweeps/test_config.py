@@ -159,6 +159,7 @@ OTHER_VALUES = {
     "training.eval_every_steps": ("training.eval_every_steps", 5_000),
     "training.betas": ("training.betas", [0.95, 0.9]),
     "training.timesteps.max_t": ("training.timesteps.max_t", 0.5),
+    "evaluation.nested": ("evaluation.nested", [0.5]),
     "evaluation.metrics": ("evaluation.metrics", ["cmmd", "fid", "dino_mmd"]),
     "evaluation.nested": ("evaluation.nested", [0.5]),
     "repa.teacher": ("repa.teacher", "another"),

@@ -77,14 +77,39 @@ def test_every_worker_of_a_slot_gets_the_same_task_whoever_asks_first():
 
 def test_a_slot_that_waits_too_long_goes_home_with_all_its_workers():
     async def scene(desk: Desk) -> None:
+        await desk.submit(_task("first"))
+        assert await desk.take("other", "x", 0) == _task("first")
         assert await asyncio.gather(desk.take("slot", "x", 0), desk.take("slot", "x", 0)) == [None, None]
         await desk.submit(_task("a"))
         assert await desk.take("slot", "x", 0) is None  # a late fellow
-        assert await desk.demand() == {"waiting": 1, "idle": 0, "joined": 1, "served": 0}
+        assert await desk.demand() == {"waiting": 1, "idle": 0, "joined": 2, "served": 0}
         await desk.left("slot", None)
-        assert (await desk.demand())["joined"] == 0
+        assert (await desk.demand())["joined"] == 1
 
     _at_a_desk(scene, idle_s=0.05)
+
+
+def test_before_the_first_trial_ever_a_slot_waits_for_it():
+    async def scene(desk: Desk) -> None:
+        waiting = asyncio.create_task(desk.take("slot", "x", 0))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await desk.submit(_task("a"))
+        assert await waiting == _task("a")
+
+    _at_a_desk(scene, idle_s=0.05)
+
+
+def test_a_trial_can_be_waited_for():
+    async def scene(desk: Desk) -> None:
+        await desk.submit(_task("a"))
+        waiting = asyncio.create_task(desk.until_end("a"))
+        await desk.take("slot", "x", 0)
+        assert not waiting.done()
+        await desk.finished("slot")
+        await waiting
+
+    _at_a_desk(scene)
 
 
 def test_closing_sends_waiting_slots_home():

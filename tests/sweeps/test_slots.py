@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,9 +175,8 @@ def test_a_slot_is_renewed_after_its_number_of_trials(address, cache, paths):
     with open_slots(paths, _resources(trials_per_slot=2), address, most=1, waiting=3) as name:
         for trial in [_Trial(name, task) for task in tasks]:
             assert trial.ended().lost is None
-    processes = [_processes(paths, task.trial)[0] for task in tasks]
-    assert processes[0] == processes[1]
-    assert processes[2] != processes[1]
+    processes = Counter(_processes(paths, task.trial)[0] for task in tasks)
+    assert sorted(processes.values()) == [1, 2]
 
 
 def test_an_idle_slot_goes_home_and_comes_back_when_a_trial_does(address, cache, paths, monkeypatch):

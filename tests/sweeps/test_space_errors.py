@@ -138,7 +138,8 @@ from tests.sweeps.space_files import CONTENT, FILE, P, message_of, put
         (put("stop", "grace", value=2), "stop.grace", "got 2.0, allowed is a fraction"),
         (put("budget", "candidates", value=0), "budget.candidates", "got 0, allowed is an integer of at least 1"),
         (put("budget", "baseline_seeds", value=1), "budget.baseline_seeds", "got 1, allowed is at least 2"),
-        (put(*P, "resources", "workers", value=0), "resources.workers, concurrent_trials", "got 0, 2, allowed"),
+        (put(*P, "resources", "workers", value=0), "resources.workers", "got 0, allowed is an integer of at least 1"),
+        (put(*P, "resources", "trials_per_slot", value=0), "resources.trials_per_slot", "got 0, allowed"),
         (put(*P, "resources", "cpus_per_worker", value=0), "resources.cpus_per_worker, gpus_per_worker", "got 0"),
         (put(*P, "seed", value=None), "seed", "got null, allowed is an integer"),
         # a trial's own checks

@@ -102,6 +102,29 @@ def test_moments_fitted_before_give_the_same_distance() -> None:
     assert FrechetDistance(4, moments).distance(y) == frechet(x, y)
 
 
+@given(seed=st.integers(0, 1000), sizes=st.lists(st.integers(1, 30), min_size=2, max_size=6))
+def test_a_growing_set_has_the_distance_of_its_whole_at_every_size(seed: int, sizes: list[int]) -> None:
+    x, distance = gaussian(seed + 1, 60, 4), FrechetDistance(4)
+    distance.fit(x)
+    y, running, n = gaussian(seed, sum(sizes) + 12, 4), distance.running(), 0
+    for block in y.split([12, *sizes]):
+        n += len(block)
+        assert running.add(block).num_samples == n
+        assert running.value() == pytest.approx(distance.distance(y[:n]), rel=1e-9)
+    assert running.value() == pytest.approx(by_scipy(x, y), rel=1e-6)
+
+
+def test_growing_sets_of_one_reference_do_not_mix() -> None:
+    distance = FrechetDistance(4)
+    distance.fit(gaussian(0, 60, 4))
+    one, other = distance.running(), distance.running()
+    with pytest.raises(ValueError, match="3 generated samples"):
+        one.add(gaussian(1, 3, 4)).value()
+    assert other.add(gaussian(2, 30, 4)).value() == distance.distance(gaussian(2, 30, 4))
+    with pytest.raises(ValueError, match=r"\[n, 4\]"):
+        one.add(gaussian(1, 20, 5))
+
+
 @pytest.mark.parametrize(("n", "m", "of"), [(8, 30, "reference"), (30, 8, "generated")])
 def test_no_more_samples_than_dimensions_is_an_error_with_both_numbers(n: int, m: int, of: str) -> None:
     with pytest.raises(ValueError, match=rf"8 {of} samples .* 8 dimensions.*principal directions"):

@@ -94,6 +94,51 @@ def test_kept_reference_gives_the_same_as_both_sets_together() -> None:
         assert reference.distance(points(seed, 10)) == mmd(points(seed, 10), points(0, 20), 0.7, unbiased=True)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    unbiased=st.booleans(),
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=6),
+    block_rows=st.integers(1, 12),
+)
+def test_a_growing_set_has_the_distance_of_its_whole_at_every_size(
+    seed: int, unbiased: bool, sizes: list[int], block_rows: int
+) -> None:
+    reference = ReferenceKernel.fit(points(seed + 1, 20) + 0.5, sigma=0.7, unbiased=unbiased)
+    x, running, n = points(seed, sum(sizes)), reference.running(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_ROWS", block_rows)
+        for block in x.split(sizes):
+            n += len(block)
+            running.add(block)
+            assert running.num_samples == n
+            if n > 1:
+                expected = by_double_loop(x[:n], reference.features, 0.7, unbiased)
+                assert running.value() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+                assert running.value() == pytest.approx(reference.distance(x[:n]), rel=1e-9, abs=1e-14)
+
+
+def test_a_growing_set_costs_each_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+    monkeypatch.setattr(module, "kernel_sum", lambda x, y, sigma: pairs.append(len(x) * len(y)) or 0.0)
+    reference = ReferenceKernel(features=points(0, 30), sigma=1.0, unbiased=True, mean_within=0.5)
+    running = reference.running()
+    for block in points(1, 16).split([4, 12]):
+        running.add(block).value()
+    assert sum(pairs) == 16 * 30 + 4 * 4 + 12 * 4 + 12 * 12
+
+
+def test_a_growing_set_that_is_too_small_has_no_value_yet() -> None:
+    running = ReferenceKernel.fit(points(0, 20), sigma=0.7, unbiased=True).running()
+    with pytest.raises(ValueError, match="0 generated samples"):
+        running.value()
+    with pytest.raises(ValueError, match="1 generated samples"):
+        running.add(points(1, 1)).value()
+    with pytest.raises(ValueError, match=r"expected \[n, 3\]"):
+        running.add(points(1, 5, width=4))
+    assert running.add(points(2, 1)).num_samples == 2
+
+
 def test_float32_features_are_compared_in_float64() -> None:
     x, y = unit_vectors(points(0, 50, 8).float()), unit_vectors(points(1, 60, 8).float())
     # With sigma 10 the kernel of unit vectors is 1 to within 0.02: float32 would leave three digits of the distance.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -50,6 +51,27 @@ def test_fid_is_the_plain_frechet_distance() -> None:
     expected = FrechetDistance(40)
     expected.fit(real)
     assert ReferenceStatistics.fit(METRICS["fid"], real).distance(generated) == expected.distance(generated)
+
+
+@pytest.mark.parametrize("metric", ["mmd_lite0", "cmmd", "frechet_lite0_pc32", "fid"])
+def test_a_growing_set_has_the_metric_of_its_whole_from_the_least_number_on(metric: str) -> None:
+    statistics = ReferenceStatistics.fit(METRICS[metric], features(0, 90))
+    generated, least = features(1, 200) + 0.4, METRICS[metric].least_num_samples(40)
+    running = statistics.running()
+    if least > 1:
+        with pytest.raises(ValueError, match=f"{least - 1} generated samples"):
+            statistics.distance(generated[: least - 1])
+    assert np.isfinite(statistics.distance(generated[:least]))
+    n = 0
+    for block in generated.split([60, 1, 100, 39]):
+        n += len(block)
+        assert running.add(block).value() == pytest.approx(statistics.distance(generated[:n]), rel=1e-9)
+
+
+def test_a_growing_set_refuses_what_is_not_finite_when_it_comes() -> None:
+    running = ReferenceStatistics.fit(METRICS["fid"], features(0, 90)).running().add(features(1, 50))
+    with pytest.raises(FloatingPointError, match=r"metric 'fid': .* 40 of 40"):
+        running.add(features(2, 1) / 0)
 
 
 @pytest.mark.parametrize("metric", ["mmd_lite0", "frechet_lite0_pc32", "fid"])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from prx_model.metrics.features import FeatureExtractor
 from prx_model.metrics.reference import ReferenceStatistics
-from prx_model.metrics.suite import MetricSuite, Prompts, SuiteResult, build_suite, sample_noise
+from prx_model.metrics.suite import MetricSuite, Prompts, build_suite, sample_noise
 from prx_model.metrics.table import METRICS
 from tests.prx_model.metrics.conftest import random_images, tiny_extractor
 
 SHAPE = (3, 6, 6)
+T = TypeVar("T")
 LITE0, NSFW = "efficientnet_lite0_pool", "open_nsfw_resnet50_pool"
 
 
@@ -53,12 +54,12 @@ def generate(noise: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
     return ((image / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def as_workers(world_size: int, work: Callable[[int, Callable[[Tensor], Tensor]], SuiteResult]) -> list[SuiteResult]:
+def as_workers(world_size: int, work: Callable[[int, Callable[[Tensor], Tensor]], T]) -> list[T]:
     """Run `work(rank, gather)` in threads whose gather waits for all, as a collective does."""
     rows: list[Tensor | None] = [None] * world_size
     barrier = threading.Barrier(world_size, timeout=30)
 
-    def one(rank: int) -> SuiteResult:
+    def one(rank: int) -> T:
         def gather(tensor: Tensor) -> Tensor:
             rows[rank] = tensor
             barrier.wait()
