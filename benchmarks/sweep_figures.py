@@ -11,15 +11,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from sweeps.costs import Costs
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.provenance import describe_machine, read_starts
 from sweeps.storage import SweepPaths
+from sweeps.wording import shares
 
 
 def start_up_s(record: TrialRecord) -> float:
-    """From the trial's start row to its first optimizer step: processes, imports, model, caches."""
+    """From the trial's start row to its first optimizer step: a free place, processes, imports, model, caches."""
     first = record.evaluations[0]
-    return first.time - first.train_s - first.eval_s - record.start.time
+    return first.time - first.data_s - first.train_s - first.eval_s - record.start.time
 
 
 def main() -> None:
@@ -38,6 +40,9 @@ def main() -> None:
     images_per_s = statistics.median(row.images_per_s for row in rows)
     print(f"training           {train_s:.0f} s over all trials, {images_per_s:.0f} images/s")
     print(f"evaluation         {eval_s:.0f} s over all trials, {eval_s / (train_s + eval_s):.0%} of both")
+    costs = Costs.of(record.costs for record in records)
+    print(f"of trials' time    {shares(costs)}")
+    print(f"samples            {sum(record.num_sampled for record in records)} over all evaluations")
     print(f"start-up of trials {statistics.median(start_s):.1f} s median, {min(start_s):.1f} to {max(start_s):.1f} s")
     print(f"peak memory        {max(row.peak_memory_bytes for row in rows) / 2**30:.2f} GiB, the largest trial process")
 
