@@ -161,7 +161,6 @@ OTHER_VALUES = {
     "training.timesteps.max_t": ("training.timesteps.max_t", 0.5),
     "evaluation.nested": ("evaluation.nested", [0.5]),
     "evaluation.metrics": ("evaluation.metrics", ["cmmd", "fid", "dino_mmd"]),
-    "evaluation.nested": ("evaluation.nested", [0.5]),
     "repa.teacher": ("repa.teacher", "another"),
     "repa.projector": ("repa.projector", "conv3x3"),
     "repa.schedule": ("repa.schedule", "stop"),
