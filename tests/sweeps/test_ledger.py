@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.costs import Costs
 from sweeps.ledger import (
     BASELINE,
     CANDIDATE,
@@ -281,3 +282,55 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SpaceError, match=r"^--results: cannot write to .*; allowed is a writable folder$"):
         SweepPaths(tmp_path / "file" / "sweep").create()
+
+
+LOOKS = {"16": {"fid": 12.0}, "32": {"fid": 11.0, "cmmd": 0.6}, "64": {"fid": 10.0, "cmmd": 0.5}}
+
+
+def test_every_look_comes_back(ledger):
+    ledger.append(start_row())
+    ledger.append(evaluation_row(10, nested=LOOKS, start_s=3.5, data_s=0.25, checkpoint_s=0.125))
+    fewer = {n: LOOKS[n] for n in ("16", "32")}
+    ledger.append(evaluation_row(20, nested=fewer, num_samples=32, metrics=LOOKS["32"]))
+    ledger.append(evaluation_row(30, nested={"16": LOOKS["16"]}, num_samples=16, metrics=LOOKS["16"]))
+    record = ledger.record("candidate-000")
+    assert record.evaluations[0].scores("fid") == {16: 12.0, 32: 11.0, 64: 10.0}
+    assert list(record.evaluations[0].scores("fid")) == [16, 32, 64]
+    assert record.curve("fid") == {10: {16: 12.0, 32: 11.0, 64: 10.0}, 20: {16: 12.0, 32: 11.0}, 30: {16: 12.0}}
+    assert record.values("fid") == {10: 10.0, 20: 11.0, 30: 12.0}
+    # A metric that needs more samples than the smallest look has is away there, and a step without it is no step.
+    assert record.curve("cmmd") == {10: {32: 0.6, 64: 0.5}, 20: {32: 0.6}}
+    assert record.num_sampled == 64 + 32 + 16
+
+
+OLD_ROWS = """
+{"trial":"candidate-000","role":"candidate","seed":0,"overrides":{},"fingerprint":"f","num_steps":300,"kind":"start","time":1.0}
+{"trial":"candidate-000","step":75,"metrics":{"fid":5.5,"cmmd":0.5},"num_samples":192,"flow_loss":1.2,"repa_loss":-0.5,"grad_norm":0.6,"images_per_s":58.5,"train_s":20.5,"eval_s":7.5,"peak_memory_bytes":13,"resumed_from":0,"verdict":{"stop":false,"reason":"1.1 spreads worse","judged_step":75,"value":5.5,"baseline_mean":5.4,"spread":0.01,"seeds":2,"gap":1.1,"strikes":0},"kind":"evaluation","time":2.0}
+{"trial":"candidate-000","outcome":"finished","step":300,"reason":"trained all 300 steps","log":"x.log","kind":"end","time":3.0}
+""".strip()  # noqa: E501
+
+
+def test_rows_of_a_ledger_without_looks_still_load(ledger):
+    ledger.paths.trial_ledger("candidate-000").write_text(OLD_ROWS + "\n")
+    record = ledger.record("candidate-000")
+    assert record.curve("fid") == {75: {192: 5.5}}
+    assert record.evaluations[0].nested == {}
+    assert record.costs == Costs(train_s=20.5, eval_s=7.5)
+    assert (record.spent_s, record.num_sampled, record.outcome) == (28.0, 192, FINISHED)
+
+
+def test_all_of_a_trials_time_is_counted(ledger):
+    ledger.append(start_row())
+    ledger.append(evaluation_row(10, start_s=7.0, data_s=1.0))
+    ledger.append(evaluation_row(20, checkpoint_s=0.5))
+    ledger.append(evaluation_row(20, start_s=4.0, data_s=1.0))  # again, after a resume
+    ledger.append(end_row(checkpoint_s=0.25))
+    record = ledger.record("candidate-000")
+    assert record.costs == Costs(start_s=11.0, data_s=2.0, train_s=6.0, eval_s=1.5, checkpoint_s=0.75)
+    assert record.spent_s == 21.25
+
+
+def test_a_look_that_is_no_number_is_named(ledger):
+    row = evaluation_row(10, nested={"16": {"fid": math.nan}, "64": {"fid": 10.0}})
+    with pytest.raises(ValueError, match=r"^fid \(n=16\) is nan; allowed are finite numbers"):
+        ledger.append(row)

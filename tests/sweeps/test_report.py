@@ -5,138 +5,26 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from prx_model.model import MODELS
-from sweeps.config import to_plain
+from sweeps.costs import Costs
 from sweeps.figure_axes import LABEL_PT, apart
-from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, Start
-from sweeps.report import Summary, final_lines, final_table, summarise, write_page
-from sweeps.rule import StopConfig, compare
-from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace
-from sweeps.storage import SweepPaths
+from sweeps.figures import curve_figure, hollow_note, provenance_line
+from sweeps.ledger import BASELINE, FAILED, STOPPED
+from sweeps.report import Summary, final_lines, final_table, write_page
+from sweeps.rule import compare
+from sweeps.space import Budget
 from sweeps.summary import best_record, luck_of_best
+from tests.sweeps.lab import ALL, BIAS, OBJECTIVE, OTHER, START, STEPS, Lab
 
-OBJECTIVE, OTHER = "mmd_opennsfw", "frechet_opennsfw_pc32"
 SECTIONS = ("answer", "curves", "metrics", "samples", "trials", "settings", "costs", "failures", "provenance")
-STEPS = (40, 80, 120, 160, 200)
-LOOKS, ALL, BIAS = (48, 96, 192, 384), 384, 0.1
-START = {
-    "time": "2026-01-02T03:04:05+0000",
-    "command": "python sweeps/run.py search_spaces/repa.yaml",
-    "profile": "laptop",
-    "profile_reason": "no running Ray cluster was found",
-    "commit": "0123abcd",
-    "dirty": True,
-    "python": "3.11.7",
-    "packages": {"torch": "2.13.0"},
-    "hardware": "2 cores, no GPU",
-}
-
-
-class Lab:
-    """A sweep's folder that tests fill."""
-
-    def __init__(
-        self, folder: Path, *, candidates: int, question: str = "Which teacher wins?", mode: str = "min"
-    ) -> None:
-        self.space = SearchSpace(
-            file="search_spaces/repa.yaml",
-            name="repa",
-            profile="laptop",
-            question=question,
-            objective=Objective(metric=OBJECTIVE, mode=mode),
-            base={
-                "model": to_plain(MODELS["prx_tiny"]),
-                "training": {"steps": STEPS[-1], "eval_every_steps": STEPS[0]},
-                "evaluation": {"metrics": [OBJECTIVE, OTHER], "num_samples": 384, "noise_seed": 7},
-            },
-            baseline={"repa": None},
-            dimensions=(
-                Dimension(path="repa.teacher", kind="choice", values=("dinov2s_saliency", "efficientnet_lite0")),
-                Dimension(path="repa.depth", kind="int", low=1, high=2),
-                Dimension(path="repa.weight", kind="float", low=0.05, high=2.0, log=True),
-            ),
-            points=(),
-            stop=StopConfig(),
-            budget=Budget(candidates=candidates, baseline_seeds=2),
-            resources=Resources(),
-        )
-        self.paths = SweepPaths.of(self.space, folder)
-        self.paths.create()
-        self.ledger = Ledger(self.paths)
-
-    def baselines(self, *factors: float) -> None:
-        for seed, factor in enumerate(factors):
-            self.trial(f"baseline-seed{seed}", factor, role=BASELINE, seed=seed, overrides={"repa": None})
-
-    def trial(
-        self,
-        name: str,
-        factor: float,
-        *,
-        role: str = CANDIDATE,
-        seed: int = 0,
-        overrides: Mapping[str, Any] | None = None,
-        until: int = STEPS[-1],
-        outcome: str | None = FINISHED,
-        end_step: int | None = None,
-        reason: str = "trained all 200 steps",
-        samples: Mapping[int, int] | None = None,
-    ) -> None:
-        """`factor` times one falling curve; `samples`: of the steps that were evaluated on fewer than ALL."""
-        chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
-        start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
-        self.ledger.append(start)
-        for step in STEPS:
-            if step <= until:
-                self.row(name, step, factor, num_samples=(samples or {}).get(step, ALL))
-        if outcome is not None:
-            log = str(self.paths.trial_log(name))
-            self.ledger.append(End(trial=name, outcome=outcome, step=end_step or until, reason=reason, log=log))
-
-    def row(self, name: str, step: int, factor: float, num_samples: int = ALL, **change: Any) -> None:
-        """10 s of training, 2 s of evaluation. On n samples the value is larger by the same factor for all trials."""
-        value = factor * 500 * math.exp(-step / 150)
-        nested = {n: value * (1 + BIAS * (ALL / n - 1)) for n in LOOKS if n <= num_samples}
-        row = EvaluationRow(
-            trial=name,
-            step=step,
-            metrics={OBJECTIVE: nested[num_samples], OTHER: nested[num_samples] / 40},
-            num_samples=num_samples,
-            nested={str(n): {OBJECTIVE: there, OTHER: there / 40} for n, there in nested.items()},
-            flow_loss=0.3,
-            repa_loss=None,
-            grad_norm=0.1,
-            images_per_s=70.0,
-            train_s=10.0,
-            eval_s=2.0,
-            peak_memory_bytes=1,
-            resumed_from=0,
-        )
-        self.ledger.append(replace(row, **change))
-
-    def grids(self, name: str, side: int = 67, steps: tuple[int, ...] = STEPS) -> None:
-        for step in steps:
-            path = self.paths.sample_grid(name, step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.random.default_rng(step).integers(0, 256, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
-
-    def summary(self) -> Summary:
-        return summarise(self.space, self.ledger)
-
-    def page(self) -> str:
-        return write_page(self.space, self.paths, self.summary(), [START]).read_text()
 
 
 @pytest.fixture
@@ -221,6 +109,103 @@ def test_baseline_points_are_means_and_spread_over_seeds(lab: Lab) -> None:
     assert points[-1].mean == pytest.approx(500 * math.exp(-200 / 150) * math.sqrt(1.03))
     assert points[-1].spread == pytest.approx(math.log(1.03) / math.sqrt(2))
     assert {point.seeds for point in points} == {2}
+
+
+def test_a_value_on_fewer_samples_is_shown_as_what_it_means_on_all(lab: Lab) -> None:
+    """The measured value is larger by a bias that all trials share; its estimate and its percent are free of it."""
+    lab.trial("candidate-003", 1.2, until=120, outcome=None, samples={80: 96, 120: 48})
+    trial = next(trial for trial in lab.summary().trials if trial.name == "candidate-003")
+    whole, fewer, fewest = (trial.curves[OBJECTIVE][step] for step in (40, 80, 120))
+    assert [point.num_samples for point in (whole, fewer, fewest)] == [ALL, 96, 48]
+    assert [(point.full, point.scaled) for point in (whole, fewer, fewest)] == [(True, False), *[(False, True)] * 2]
+    assert fewer.value == pytest.approx(1.2 * 500 * math.exp(-80 / 150))
+    record = lab.ledger.record("candidate-003")
+    assert record is not None
+    assert record.values(OBJECTIVE)[120] == pytest.approx(fewest.value * (1 + 7 * BIAS))
+    reading = trial.readings[OBJECTIVE]
+    assert reading.percent == pytest.approx(100 * (1.2 / math.sqrt(1.03) - 1))
+    assert reading.gap == pytest.approx(
+        math.log(1.2 / math.sqrt(1.03)) / (math.log(1.03) / math.sqrt(2) * math.sqrt(1.5))
+    )
+    assert trial.readings[OTHER].value == pytest.approx(fewest.value / 40)
+
+
+def test_without_a_baseline_a_value_on_fewer_samples_stays_what_it_is(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=1)
+    lab.trial("candidate-000", 1.0, until=40, outcome=None, samples={40: 48})
+    point = lab.summary().trials[0].curves[OBJECTIVE][40]
+    assert (point.value, point.full, point.scaled) == (pytest.approx(500 * math.exp(-40 / 150) * 1.7), False, False)
+    assert lab.summary().trials[0].readings[OBJECTIVE].percent is None
+    text = figure_text(lab)
+    assert "as measured where the baseline has none" in text
+    assert_whole_and_offline(lab.page())
+
+
+def figure_text(lab: Lab) -> str:
+    """What stands under the main figure."""
+    summary = lab.summary()
+    points = [point for trial in summary.trials for point in trial.curves[OBJECTIVE].values()]
+    return f"{provenance_line(summary)}; {hollow_note(points)}"
+
+
+def hollow_markers(svg: str) -> int:
+    """Marks that are drawn white inside, each with its own place."""
+    return sum("fill: #ffffff; stroke: #" in style for style in re.findall(r'<use [^>]*style="([^"]*)"', svg))
+
+
+def test_points_from_fewer_samples_are_hollow_and_said_to_be(lab: Lab) -> None:
+    summary = lab.summary()
+    size = {"width_in": 10.5, "height_in": 5.2}
+    assert hollow_markers(curve_figure(summary, OBJECTIVE, **size, legend=False)) == 0
+    assert "hollow" not in figure_text(lab)
+    lab.trial("candidate-003", 0.95, samples={40: 48, 80: 96, 120: 48})
+    lab.trial("candidate-004", 0.8, until=80, outcome=None, samples={40: 48, 80: 48})
+    summary = lab.summary()
+    assert hollow_markers(curve_figure(summary, OBJECTIVE, **size, legend=False)) == 5
+    assert hollow_markers(curve_figure(summary, OTHER, **size, legend=False)) == 5
+    text = figure_text(lab)
+    assert text.startswith(
+        "n = 48, 96 or 384 samples per evaluation; baseline: seeds 0, 1; candidates: seed 0; hollow: from"
+    )
+    assert text.endswith("hollow: from fewer samples, scaled by the baseline's ratio")
+    page = lab.page()
+    for words in ("≈ 234.7", "spreads better, n=48", "n = 384 per evaluation", "n = 48 or 96 (stopping rule)"):
+        assert words in page, words
+    assert "Hollow: from fewer samples" in page
+    assert_whole_and_offline(page)
+    table = printed(summary)
+    assert "≈ 234.7" in table
+    assert "n=48" in table
+
+
+def test_costs_are_told_by_what_they_were_spent_on(lab: Lab) -> None:
+    lab.trial("candidate-003", 1.0, until=0, outcome=None)
+    lab.row("candidate-003", 40, 1.0, num_samples=48, start_s=30.0, data_s=6.0, checkpoint_s=1.0)
+    compute = lab.summary().compute
+    train_s, eval_s = 10.0 * (5 + 5 + 5 + 3 + 2 + 1), 2.0 * (5 + 5 + 5 + 3 + 2 + 1)
+    assert compute.costs == Costs(start_s=30.0, data_s=6.0, train_s=train_s, eval_s=eval_s, checkpoint_s=1.0)
+    assert (compute.num_sampled, compute.num_full) == (20 * ALL + 48, 21 * ALL)
+    assert sum(compute.costs.shares().values()) == pytest.approx(100)
+    words = "start-up 10 %, data 2 %, training 73 %, evaluation 15 %, checkpoints < 1 %"
+    line = next(line for line in final_lines(lab.summary(), lab.paths) if line.startswith("time"))
+    assert line == f"time: {words}; evaluations on 7,728 of 8,064 samples (96 %)"
+    page = lab.page()
+    assert escape(words) in page
+    assert "7,728 of 8,064 samples (96 %)" in page
+    assert "48 of 384" in page
+    assert "30 s (61 %)" in page
+
+
+def test_costs_that_an_older_ledger_did_not_record_are_left_out(lab: Lab) -> None:
+    line = next(line for line in final_lines(lab.summary(), lab.paths) if line.startswith("time"))
+    assert line == "time: training 83 %, evaluation 17 %; evaluations on 7,680 of 7,680 samples (100 %)"
+    assert "Every evaluation was made on all samples." in lab.page()
+
+
+def test_a_stopped_trial_is_not_credited_with_start_ups_that_it_would_not_repeat(lab: Lab) -> None:
+    before = lab.summary().compute.saved_s
+    lab.row("candidate-001", 40, 1.2, start_s=1000.0)
+    assert lab.summary().compute.saved_s == pytest.approx(before)
 
 
 def test_a_failed_baseline_is_left_out_of_the_mean(lab: Lab) -> None:

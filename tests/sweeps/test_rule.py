@@ -243,9 +243,9 @@ def test_the_share_of_equally_good_candidates_that_are_stopped_is_small():
     }
     for _ in range(runs):
         drawn = [{step: math.exp(random_source.gauss(3, 0.02)) for step in STEPS} for _ in range(4)]
-        for name, rule in rules.items():
-            looks = ({step: drawn[0][step] for step in STEPS[:count]} for count in range(1, len(STEPS) + 1))
-            stopped[name] = stopped.get(name, 0) + any(_judge(look, drawn[1:], rule).stop for look in looks)
+        for name, config in rules.items():
+            shown = ({step: drawn[0][step] for step in STEPS[:count]} for count in range(1, len(STEPS) + 1))
+            stopped[name] = stopped.get(name, 0) + any(_judge(look, drawn[1:], config).stop for look in shown)
     rates = {name: count / runs for name, count in stopped.items()}
     assert rates["2x2"] < 0.05
     assert 0.1 < rates["2x1"] < 0.4
@@ -255,12 +255,12 @@ def test_the_share_of_equally_good_candidates_that_are_stopped_is_small():
 def test_a_candidate_two_spreads_worse_is_caught():
     """The same with a candidate that is 2 standard deviations of the difference worse: 0.984 at margin 1.5."""
     random_source, runs = random.Random(1), 200
-    rule, shift = StopConfig(margin=1.5, patience=2, grace=0), 2 * 0.02 * math.sqrt(4 / 3)
+    config, shift = StopConfig(margin=1.5, patience=2, grace=0), 2 * 0.02 * math.sqrt(4 / 3)
     caught = 0
     for _ in range(runs):
         seeds = [{step: math.exp(random_source.gauss(3, 0.02)) for step in STEPS} for _ in range(3)]
         candidate = {step: math.exp(random_source.gauss(3 + shift, 0.02)) for step in STEPS}
-        caught += any(_judge({s: candidate[s] for s in STEPS[:n]}, seeds, rule).stop for n in range(1, 11))
+        caught += any(_judge({s: candidate[s] for s in STEPS[:n]}, seeds, config).stop for n in range(1, 11))
     assert 0.93 < caught / runs <= 1
 
 

@@ -48,13 +48,16 @@ def start(ledger, space, trial, *, overrides=None, seed=4, time=0.0):
     )
 
 
-def evaluate(ledger, trial, step, value):
+def evaluate(ledger, trial, step, value, nested=None):
+    """One row; `nested`: number of samples -> value, where it is not on all of them."""
+    looks = nested or {256: value}
     ledger.append(
         EvaluationRow(
             trial=trial,
             step=step,
             metrics={METRIC: value, "frechet_opennsfw_pc32": 1.0},
-            num_samples=256,
+            num_samples=max(looks),
+            nested={str(n): {METRIC: there} for n, there in looks.items()},
             flow_loss=1.0,
             repa_loss=None,
             grad_norm=1.0,
@@ -217,6 +220,18 @@ def test_optuna_is_told_every_evaluation_once_however_late_or_often_tune_reports
         search.on_trial_complete("t0", None)
     (trial,) = optunas_trials(search)
     assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {0: 9.0, 1: 8.0, 2: 7.0})
+
+
+def test_optuna_is_told_the_value_on_the_most_samples_and_a_stop_on_all(space, ledger):
+    all_baselines(ledger, space)
+    search = SweepSearch(space, ledger)
+    search.suggest("t0")
+    evaluate(ledger, "candidate-000", 60, 8.0, nested={32: 9.0, 64: 8.0})
+    evaluate(ledger, "candidate-000", 120, 7.0)
+    end(ledger, "candidate-000", STOPPED)
+    search.on_trial_complete("t0", None)
+    for trials in (optunas_trials(search), optunas_trials(SweepSearch(space, ledger))):
+        assert (trials[0].value, trials[0].intermediate_values) == (7.0, {0: 8.0, 1: 7.0})
 
 
 def test_a_trial_without_an_end_in_the_ledger_has_failed_for_optuna(space, ledger):

@@ -27,6 +27,14 @@ def test_a_file_resolves():
     assert space.baseline_seeds == [4, 5]
 
 
+def test_how_evaluations_are_made_is_part_of_the_sweep():
+    full = space_of(put("stop", value={"evaluation": "full"}))
+    assert (full.stop, space_of().stop.evaluation) == (StopConfig(evaluation="full"), "adaptive")
+    fewer = space_of(put(*P, "evaluation", "nested", value=[0.25]))
+    assert fewer.baseline_config(4).evaluation.nested == (0.25,)
+    assert len({space.fingerprint for space in (full, fewer, space_of(put("stop", value={})))}) == 3
+
+
 def test_baseline_and_candidates_differ_in_repa_alone_and_candidates_take_the_first_seed():
     space = space_of()
     baseline, candidate = space.baseline_config(4), space.candidate_config(space.points[0])
