@@ -1,21 +1,25 @@
 """PRX, the single-stream transformer of Photoroom, with the hidden state after a chosen block as an output.
 
 The weights, the configuration and the forward values are those of `diffusers.PRXTransformer2DModel`, which this module
-wraps and never edits. What training needs comes on top: the tap, a zero-initialised final layer, a cached rotary table.
+wraps and never edits. What training needs comes on top: the tap, a zero-initialised final layer, a cached rotary table,
+an attention processor that does the same with less work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
+from prx_model.attention import JointAttention, TextKeys, phases_of, text_keys
+
 if TYPE_CHECKING:
-    from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
+    from diffusers.models.transformers.transformer_prx import PRXBlock, PRXTransformer2DModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,7 @@ class PRX(nn.Module):
 
         self.config = config
         self.transformer = PRXTransformer2DModel(**asdict(config), axes_dim=config.axes_dim)
+        _attend_jointly(self.transformer)
         self._rotary = _RotaryTables()
         self._zero_final_layer()
 
@@ -103,26 +108,29 @@ class PRX(nn.Module):
         self,
         noised: Float[Tensor, "B C H W"],
         t: Float[Tensor, " B"],
-        text: Float[Tensor, "B L E"],
+        text: Float[Tensor, "B L E"] | Sequence[TextKeys],
         text_mask: Bool[Tensor, "B L"],
         *,
         tap_depth: int | None = None,
     ) -> PRXOutput:
-        """Velocity at time t in [0, 1], and the hidden state after block `tap_depth` (1-based) if one is asked for."""
+        """Velocity at time t in [0, 1], and the hidden state after block `tap_depth` (1-based) if one is asked for.
+
+        text: token states, or what `project_text` made of them.
+        """
         from diffusers.models.transformers.transformer_prx import img2seq, seq2img
 
         if tap_depth is not None and not 1 <= tap_depth <= self.config.depth:
             raise ValueError(f"tap_depth: got {tap_depth}, allowed is 1 to {self.config.depth} (1-based)")
         net = self.transformer
-        text_states = net.txt_in(text)
+        texts = [net.txt_in(text)] * self.config.depth if isinstance(text, Tensor) else text
         states = net.img_in(img2seq(noised, self.config.patch_size))
         time_states = net._compute_timestep_embedding(t, dtype=states.dtype)
         rotary = self._rotary_table(noised)
         hidden = None
-        for number, block in enumerate(net.blocks, start=1):
+        for number, (block, block_text) in enumerate(zip(net.blocks, texts, strict=True), start=1):
             states = block(
                 hidden_states=states,
-                encoder_hidden_states=text_states,
+                encoder_hidden_states=block_text,
                 temb=time_states,
                 image_rotary_emb=rotary,
                 attention_mask=text_mask,
@@ -133,8 +141,13 @@ class PRX(nn.Module):
         shape: Any = tuple(noised.shape)  # which seq2img takes; its annotation says otherwise
         return PRXOutput(seq2img(patches, self.config.patch_size, shape), hidden)
 
-    def _rotary_table(self, noised: Tensor) -> Float[Tensor, "1 1 N half 2 2"]:
-        """cos and sin of every position and frequency, [1, 1, N, head/2, 2, 2], broadcast over batch and heads."""
+    def project_text(self, text: Float[Tensor, "B L E"]) -> list[TextKeys]:
+        """The text's keys and values in every block, for forwards that differ in image and time alone: a sampler's."""
+        states, blocks = self.transformer.txt_in(text), cast("list[PRXBlock]", self.transformer.blocks)
+        return [text_keys(block.attention, states) for block in blocks]
+
+    def _rotary_table(self, noised: Tensor) -> Complex[Tensor, "1 N 1 half"]:
+        """cos + i sin of every position and frequency, broadcast over batch and heads."""
         from diffusers.models.transformers.transformer_prx import get_image_ids
 
         height, width = noised.shape[-2:]
@@ -142,7 +155,7 @@ class PRX(nn.Module):
         if key not in self._rotary.tables:
             with torch.no_grad():
                 ids = get_image_ids(1, height, width, self.config.patch_size, noised.device)
-                self._rotary.tables[key] = self.transformer.pe_embedder(ids)
+                self._rotary.tables[key] = phases_of(self.transformer.pe_embedder(ids))
         return self._rotary.tables[key]
 
     def num_parameters(self) -> int:
@@ -162,7 +175,7 @@ class PRX(nn.Module):
 
     @classmethod
     def around(cls, transformer: PRXTransformer2DModel) -> PRX:
-        """This package's view of an existing diffusers module, whose weights it shares."""
+        """This package's view of an existing diffusers module, whose weights it shares and whose processors it sets."""
         names = PRXConfig.__dataclass_fields__
         if transformer.config.get("resolution_embeds") or transformer.config.get("bottleneck_size"):
             raise ValueError("PRX variants with resolution_embeds or bottleneck_size (PRX-7B) are not supported")
@@ -170,7 +183,13 @@ class PRX(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         model.transformer = transformer
+        _attend_jointly(transformer)
         return model
+
+
+def _attend_jointly(transformer: PRXTransformer2DModel) -> None:
+    processor: Any = JointAttention()  # the annotation of the next line lists diffusers' own processors only
+    transformer.set_attn_processor(processor)
 
 
 def count_parameters(config: PRXConfig) -> int:

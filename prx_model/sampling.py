@@ -63,12 +63,14 @@ def sample(
 ) -> Float[Tensor, "B C H W"]:
     """One sample per row of noise, in the model's space (pixels in about [-1, 1], or scaled latents)."""
     if config.guidance == 1:
-        return euler(lambda x, t: model(x, _full(t, x), text, text_mask).velocity, noise, config.times())
+        keys = model.project_text(text)
+        return euler(lambda x, t: model(x, _full(t, x), keys, text_mask).velocity, noise, config.times())
     both_text, both_mask = _with_null(text, text_mask, null_text)
+    both_keys = model.project_text(both_text)
 
     def guided(x: Tensor, t: float) -> Tensor:
         doubled = torch.cat([x, x])
-        conditional, null = model(doubled, _full(t, doubled), both_text, both_mask).velocity.chunk(2)
+        conditional, null = model(doubled, _full(t, doubled), both_keys, both_mask).velocity.chunk(2)
         return null + config.guidance * (conditional - null)
 
     return euler(guided, noise, config.times())

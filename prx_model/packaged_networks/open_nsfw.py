@@ -36,8 +36,9 @@ class Bottleneck(nn.Module):
         self.expand = nn.Conv2d(inner, inner * EXPANSION, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        branch = self.expand(functional.relu(self.middle(functional.relu(self.reduce(hidden)))))
-        return functional.relu(branch + self.shortcut(hidden))
+        # In place: nothing is trained here, and a tenth of the time goes into fresh memory.
+        branch = self.expand(functional.relu_(self.middle(functional.relu_(self.reduce(hidden)))))
+        return functional.relu_(branch.add_(self.shortcut(hidden)))
 
 
 class OpenNsfwResNet50(Frozen):
@@ -67,7 +68,7 @@ class OpenNsfwResNet50(Frozen):
     def forward(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1024"]:
         """RGB, uint8 or float in [0, 1], of any size."""
         pixels = resize_bicubic(unit_range(image), (self.side, self.side)).flip(1) * 255 - self.mean
-        hidden = functional.relu(self.stem(pixels))
+        hidden = functional.relu_(self.stem(pixels))
         # TensorFlow's SAME: one row after, and one before only if the size is odd. Zeros cannot win after a ReLU.
         odd = hidden.shape[-1] % 2
         hidden = functional.max_pool2d(functional.pad(hidden, (odd, 1, odd, 1)), 3, stride=2)
