@@ -1,4 +1,4 @@
-"""Where a sweep's time went, read from its ledger: wall time, start-up, data, training, evaluation, checkpoints, memory.
+"""Where a sweep's time went, by its ledger: wall time, start-up, data, training, evaluation, checkpoints, memory.
 
 python benchmarks/sweep_figures.py results/repa-laptop-<fingerprint>
 """
@@ -18,7 +18,7 @@ from sweeps.storage import SweepPaths
 
 
 def to_first_step_s(record: TrialRecord) -> float:
-    """From the moment when the trial was suggested to its first optimizer step: a slot's start too, if it had to wait."""
+    """From the trial's suggestion to its first optimizer step: a slot's start too, where it had to wait for one."""
     first = record.evaluations[0]
     return first.time - first.data_s - first.train_s - first.eval_s - record.start.time
 

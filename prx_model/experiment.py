@@ -107,9 +107,7 @@ class ExperimentConfig:
             )
 
 
-def prepare(
-    config: ExperimentConfig, cache: Path, progress: Progress | None = None, kept: Kept | None = None
-) -> None:
+def prepare(config: ExperimentConfig, cache: Path, progress: Progress | None = None, kept: Kept | None = None) -> None:
     """Make every cache that a run of `config` reads: encoded data, teacher tokens, reference features.
 
     Called once by whoever starts runs, so that runs side by side find all of it. A second call finds it done. Several

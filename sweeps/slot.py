@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sweeps.worker")
 
 
-class SlotBroken(RuntimeError):
+class SlotBrokenError(RuntimeError):
     """The worker cannot take another trial: its fellows hang, or its device answers no more."""
 
 
@@ -81,10 +81,11 @@ def serve(settings: dict[str, Any]) -> None:
 
     context = train.get_context()
     place = Place(device=_device(), rank=context.get_world_rank(), world_size=context.get_world_size())
-    desk, kept = ray.get_actor(settings["desk"]), Kept()
+    desk: Any = ray.get_actor(settings["desk"])
+    kept = Kept()
     attempt = _attempt(place.world_size)
     for number in range(settings["trials"]):
-        task = ray.get(desk.take.remote(settings["slot"], attempt, number))
+        task: Any = ray.get(desk.take.remote(settings["slot"], attempt, number))
         if task is None:
             return
         with as_new(task["num_threads"]):
@@ -95,34 +96,34 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
     """One trial. Its own failure is recorded as its end and stays here; what breaks the slot leaves it."""
     import ray
 
-    from sweeps.worker import TrialFailed, record_failure, train_trial
+    from sweeps.worker import TrialFailedError, record_failure, train_trial
 
     try:
         for row in train_trial(task, place, kept):
             told = {**row.metrics, "step": row.step, "num_samples": row.num_samples, "trial": task.trial}
             desk.evaluated.remote(task.trial, told)
-    except TrialFailed as failure:
+    except TrialFailedError as failure:
         check_device(place.device)
-        answer = desk.failed.remote(slot, number, place.rank, place.world_size, failure.orderly)
-        to_record, goes_on = ray.get(answer)
+        answer: Any = ray.get(desk.failed.remote(slot, number, place.rank, place.world_size, failure.orderly))
+        to_record, goes_on = answer
         if to_record:
             record_failure(task, failure)
             ray.get(desk.finished.remote(slot))
         if not goes_on:
-            raise SlotBroken(f"{task.trial} failed on rank {place.rank} and left its fellows waiting") from failure
+            raise SlotBrokenError(f"{task.trial} failed on rank {place.rank} and left its fellows waiting") from failure
         return
     if place.rank == 0:
         ray.get(desk.finished.remote(slot))
 
 
 def check_device(device: Any) -> None:
-    """Raise SlotBroken where the device computes no more, as CUDA's context does not after some errors."""
+    """Raise SlotBrokenError where the device computes no more, as CUDA's context does not after some errors."""
     import torch
 
     try:
         torch.ones(1, device=device).add_(1).item()
     except Exception as error:
-        raise SlotBroken(f"{device} answers no more: {' '.join(str(error).split())}") from error
+        raise SlotBrokenError(f"{device} answers no more: {' '.join(str(error).split())}") from error
 
 
 def _device() -> Any:
@@ -209,4 +210,3 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # another C library than glibc
         logger.debug("no malloc_trim: freed pages go back when the C library likes")
-

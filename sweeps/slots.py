@@ -29,13 +29,13 @@ CLOSE_S = 10.0  # how long slots are given to go home at the end
 logger = logging.getLogger("ray.sweeps")  # where Ray's own messages go
 
 
-class TrialLost(RuntimeError):
+class TrialLostError(RuntimeError):
     """No slot could run the trial to an end."""
 
 
 @contextmanager
 def open_slots(paths: SweepPaths, resources: Resources, address: str, *, most: int, waiting: int) -> Iterator[str]:
-    """At most `most` slots while the body runs; yields the name that `in_a_slot` needs.
+    """Hold at most `most` slots while the body runs; yields the name that `in_a_slot` needs.
 
     waiting: trials that are about to come; slots for them start at once.
     """
@@ -46,40 +46,49 @@ def open_slots(paths: SweepPaths, resources: Resources, address: str, *, most: i
     here = ray.get_runtime_context().get_node_id()
     # Beside the driver, with which it ends: a spot node is no place for the queue.
     node = NodeAffinitySchedulingStrategy(here, soft=False)
-    actor: Any = ray.remote(num_cpus=0, name=name, scheduling_strategy=node)(Desk)
-    desk = actor.remote(IDLE_S)
+    actor: Any = ray.remote(Desk)
+    desk = actor.options(num_cpus=0, name=name, scheduling_strategy=node).remote(IDLE_S)
     settings = SlotSettings(desk=name, resources=resources, storage=str(paths.slots), address=address)
     pool = _Pool(desk=desk, settings=settings, most=most)
     pool.open(min(most, waiting))
     try:
         yield name
-    finally:
-        pool.close()
-        ray.kill(desk)
+    except BaseException:
+        pool.closing.set()  # nobody waits for slots in the middle of a trial: they end with Ray
+        raise
+    pool.close()
+    ray.kill(desk)
 
 
 def in_a_slot(desk: str, task: Task) -> Iterator[dict[str, Any]]:
-    """Hand a trial to a free slot; yields the metrics of its evaluations until it ends. Raises TrialLost."""
+    """Hand a trial to a free slot; yields the metrics of its evaluations until it ends. Raises TrialLostError."""
     import ray
 
-    actor = ray.get_actor(desk)
-    ray.get(actor.submit.remote(task.plain()))
+    actor: Any = ray.get_actor(desk)
+    _answer(actor.submit.remote(task.plain()))
     _ = actor.until_end.options(name=task.trial).remote(task.trial)
     seen = 0
     while True:
-        for news in ray.get(actor.news.remote(task.trial, seen)):
+        for news in _answer(actor.news.remote(task.trial, seen)):
             seen += 1
             if news["kind"] == EVALUATED:
                 yield news["metrics"]
             elif news["kind"] == LOST:
-                raise TrialLost(news["reason"])
+                raise TrialLostError(news["reason"])
             elif news["kind"] == ENDED:
                 return
 
 
+def _answer(call: Any) -> Any:
+    """What the desk answers."""
+    import ray
+
+    return ray.get(call)
+
+
 @dataclass
 class _Pool:
-    """Keeps as many slots as there is work for. One thread looks after them, and each slot has one that waits for it."""
+    """Keeps as many slots as there is work for. One thread looks after them, another waits for each."""
 
     desk: Any
     settings: SlotSettings
@@ -97,11 +106,9 @@ class _Pool:
         self.keeper.start()
 
     def _keep(self) -> None:
-        import ray
-
         while not self.closing.wait(LOOK_S):
             try:
-                demand = ray.get(self.desk.demand.remote())
+                demand = _answer(self.desk.demand.remote())
             except Exception:  # the cluster is going down, and the driver knows
                 return
             with self.lock:
@@ -121,11 +128,9 @@ class _Pool:
 
     def _run(self, name: str) -> None:
         """One slot from start to end."""
-        import ray
-
-        reason = None
+        reason, served = None, 0
         try:
-            served = ray.get(self.desk.demand.remote())["served"]
+            served = _answer(self.desk.demand.remote())["served"]
             run_slot(name, self.settings)
         except Exception as error:
             if self.closing.is_set():
@@ -133,23 +138,21 @@ class _Pool:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
             logger.warning("slot %s is lost: %s", name, reason)
         try:
-            ray.get(self.desk.left.remote(name, reason))
-            in_vain = reason is not None and ray.get(self.desk.demand.remote())["served"] == served
+            _answer(self.desk.left.remote(name, reason))
+            in_vain = reason is not None and _answer(self.desk.demand.remote())["served"] == served
             with self.lock:
                 self.live.pop(name)
                 self.false_starts = self.false_starts + 1 if in_vain else 0
                 hopeless = self.false_starts >= MOST_FALSE_STARTS and not self.live
             if hopeless:
-                ray.get(self.desk.give_up.remote(f"no slot could be kept running: {reason}"))
+                _answer(self.desk.give_up.remote(f"no slot could be kept running: {reason}"))
         except Exception:
             logger.exception("slot %s could not be taken off the desk", name)
 
     def close(self) -> None:
         """Send the slots home and wait a little for them."""
-        import ray
-
         self.closing.set()
         self.keeper.join()
-        ray.get(self.desk.close.remote())
+        _answer(self.desk.close.remote())
         for thread in list(self.live.values()):
             thread.join(CLOSE_S)

@@ -17,10 +17,9 @@ from sweeps import cluster
 from sweeps.config import to_plain
 from sweeps.ledger import FAILED, End, Ledger, TrialRecord
 from sweeps.search import SweepSearch, num_open
+from sweeps.slots import open_slots
 from sweeps.space import Resources, SearchSpace, SpaceError
 from sweeps.storage import SweepPaths
-from sweeps.slots import open_slots
-from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
 
 STATE_SNAPSHOT_S = 600  # Tune's own state is never read back

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.ledger import FAILED, End, Ledger
-from sweeps.slots import TrialLost, in_a_slot
+from sweeps.slots import TrialLostError, in_a_slot
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 
@@ -19,7 +19,7 @@ def run_trial(settings: dict[str, Any]) -> None:
     try:
         for metrics in in_a_slot(settings["desk"], task):
             tune.report(metrics)
-    except TrialLost as lost:
+    except TrialLostError as lost:
         _record_lost(task, str(lost))
 
 

@@ -9,17 +9,17 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from prx_model.distributed import Workers
+from prx_model.evaluation import Evaluation
 from prx_model.experiment import Experiment, ExperimentConfig, open_experiment
 from prx_model.kept import Kept
 from prx_model.metrics.suite import SuiteResult
-from prx_model.evaluation import Evaluation
 from prx_model.training import DivergedError
 from sweeps.config import load_config
 from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
@@ -51,7 +51,7 @@ class Place:
         return Workers(rank=self.rank, world_size=self.world_size, wrap=wrap, gather=_all_gather)
 
 
-class TrialFailed(Exception):
+class TrialFailedError(Exception):
     """An error of the trial itself, its cause, after `step` steps.
 
     orderly: every worker of the trial fails at the same place, and none is left waiting for another.
@@ -66,7 +66,7 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
     """Run one trial from its latest checkpoint, where there is one, to its end.
 
     On rank 0 every evaluation is yielded when its row is in the ledger and its checkpoint on disk; on other ranks
-    nothing is. Raises TrialFailed, with the log written; its end is not recorded yet.
+    nothing is. Raises TrialFailedError, with the log written; its end is not recorded yet.
     """
     trial = _Trial(task, place, Ledger(SweepPaths(Path(task.root))))
     with ExitStack() as stack:
@@ -77,12 +77,12 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
             yield from trial.run(kept)
         except Exception as error:
             logger.exception("trial %s failed on rank %d", task.trial, place.rank)
-            # A gradient that is not finite is so on every worker, and a run that cannot be opened has exchanged nothing.
+            # A gradient that is not finite is so on every worker; a run that cannot be opened has exchanged nothing.
             orderly = trial.experiment is None or isinstance(error, DivergedError)
-            raise TrialFailed(trial.step, error, orderly=orderly) from error
+            raise TrialFailedError(trial.step, error, orderly=orderly) from error
 
 
-def record_failure(task: Task, failure: TrialFailed) -> None:
+def record_failure(task: Task, failure: TrialFailedError) -> None:
     """Write the end of a trial that has failed."""
     step, error = failure.step, failure.cause
     if isinstance(error, DivergedError):
@@ -152,7 +152,9 @@ class _Trial:
             kept=kept,
         )
         step, steps, rank = experiment.state.step, config.training.steps, self.place.rank
-        logger.info("trial %s starts at step %d of %d, rank %d in process %d", self.task.trial, step, steps, rank, os.getpid())
+        logger.info(
+            "trial %s starts at step %d of %d, rank %d in process %d", self.task.trial, step, steps, rank, os.getpid()
+        )
         return experiment
 
     def _look(self, evaluation: Evaluation, experiment: Experiment) -> tuple[list[SuiteResult], float]:
@@ -264,7 +266,7 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident size of this process since `forget_peak_memory`, or of the GPU's allocations where there is one."""
+    """Largest resident size of this process since `forget_peak_memory`; where there is a GPU, of its allocations."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:

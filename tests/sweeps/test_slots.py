@@ -18,7 +18,7 @@ import torch
 from prx_model.kept import Kept
 from sweeps import cluster, desk
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
-from sweeps.slots import TrialLost, in_a_slot, open_slots
+from sweeps.slots import TrialLostError, in_a_slot, open_slots
 from sweeps.space import Resources
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
@@ -73,7 +73,7 @@ class _Trial(threading.Thread):
         try:
             for metrics in in_a_slot(self.desk, self.task):
                 self.heard.append(metrics)
-        except TrialLost as lost:
+        except TrialLostError as lost:
             self.lost = str(lost)
 
     def ended(self) -> _Trial:

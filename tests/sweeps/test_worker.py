@@ -14,7 +14,7 @@ from sweeps.slot import as_new
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
-from sweeps.worker import Place, TrialFailed, record_failure, train_trial
+from sweeps.worker import Place, TrialFailedError, record_failure, train_trial
 from tests.sweeps.trials import DIVERGING, METRIC, TOO_LARGE, fill_cache, numbers, planned_task, write_baseline
 
 ALONE = Place(device=torch.device("cpu"))
@@ -36,8 +36,8 @@ def _train(task: Task, kept: Kept | None = None) -> list[EvaluationRow]:
     return list(train_trial(task, ALONE, kept or Kept()))
 
 
-def _fail(task: Task) -> TrialFailed:
-    with pytest.raises(TrialFailed) as caught:
+def _fail(task: Task) -> TrialFailedError:
+    with pytest.raises(TrialFailedError) as caught:
         _train(task)
     record_failure(task, caught.value)
     return caught.value
@@ -150,7 +150,7 @@ def test_a_trial_has_the_same_numbers_first_and_after_five_others(paths, cache):
         with as_new(task.num_threads):
             try:
                 _train(task, kept)
-            except TrialFailed as failure:
+            except TrialFailedError as failure:
                 record_failure(task, failure)
 
     in_the_slot("candidate-000", CANDIDATE)
