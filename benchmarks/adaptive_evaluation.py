@@ -111,9 +111,8 @@ def report(
     seeds = len(baselines)
     print(f"\ncandidates         {len(courses)}, baseline seeds {seeds}, n = {num_samples}, margin {stop.margin:g}")
     print(f"same verdict       {agreed} of {len(courses)} candidates ({agreed / len(courses):.1%})")
-    print(
-        f"same strike        {sum(evaluations)} of {len(evaluations)} evaluations ({sum(evaluations) / len(evaluations):.1%})"
-    )
+    alike = sum(evaluations)
+    print(f"same strike        {alike} of {len(evaluations)} evaluations ({alike / len(evaluations):.1%})")
     print(f"samples            {samples[1]} of {samples[0]} ({samples[1] / samples[0]:.1%})")
 
 
