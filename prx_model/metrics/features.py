@@ -38,7 +38,7 @@ class FeatureExtractor(Frozen):
         self.width = width
         self.side = side
         # Convolutions on a CPU take a quarter less time than with channels first, and give the same up to rounding.
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         definition = f"{name} width={width} side={side} weights={weights_digest(network)}"
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()[:16]
         self.freeze()
