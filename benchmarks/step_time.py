@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from prx_model.batch import Batch
-from prx_model.compiled import check_toolchain
+from prx_model.compiled import ALWAYS, NEVER, check_toolchain
 from prx_model.flow import draw
 from prx_model.metrics.features import load_extractor
 from prx_model.model import MODELS, PRX, PRXConfig
@@ -127,7 +127,11 @@ def our_loop(
     """The state of a run, and one step of it as `prx_model.training.train` makes it."""
     device = batch.clean.device
     training = TrainingConfig(
-        batch_size=work.batch, precision=work.precision, grad_clip=1.0, ema_decay=0.98, compile=compiled
+        batch_size=work.batch,
+        precision=work.precision,
+        grad_clip=1.0,
+        ema_decay=0.98,
+        compile=ALWAYS if compiled else NEVER,
     )
     null_text = torch.zeros(NUM_NULL_TOKENS, config.context_in_dim)
     width = None if repa is None else TEACHERS[repa.teacher].width

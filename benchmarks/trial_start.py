@@ -129,7 +129,9 @@ def run_under_tune(tasks: Sequence[Task], address: str, workers: int | None) -> 
     paths = SweepPaths(Path(tasks[0].root))
     paths.create()
     resources = Resources(workers=workers or 1, concurrent_trials=1)
-    slots = open_slots(paths, resources, address, most=1, waiting=1) if workers else nullcontext("")
+    slots = (
+        open_slots(paths, Path(tasks[0].cache), resources, address, most=1, waiting=1) if workers else nullcontext("")
+    )
     with slots as desk:
         trainable = slot_trial(desk) if workers else stock_trial
         results = tune.Tuner(

@@ -24,6 +24,17 @@ OPTIONS: dict[str, Any] = {
 RECOMPILE_LIMIT = 128
 
 
+NEVER, WHERE_POSSIBLE, ALWAYS = "never", "where_possible", "always"
+CHOICES = (NEVER, WHERE_POSSIBLE, ALWAYS)
+
+
+def is_compiled(choice: str, device: torch.device) -> bool:
+    """What a choice comes to on this machine. ValueError, in one line, on 'always' without a compiler for `device`."""
+    if choice == ALWAYS:
+        check_toolchain(device)
+    return choice == ALWAYS or (choice == WHERE_POSSIBLE and _missing(device) is None)
+
+
 def compile_blocks(model: PRX) -> None:
     """Compile every block of `model` at its first use, for the shapes that it then sees; new shapes compile anew.
 
@@ -42,9 +53,13 @@ def compile_blocks(model: PRX) -> None:
 
 def check_toolchain(device: torch.device) -> None:
     """Raise ValueError, in one line, where torch.compile has no compiler for `device`."""
-    missing = _missing_for_cuda() if device.type == "cuda" else _missing_for_cpu()
+    missing = _missing(device)
     if missing is not None:
-        raise ValueError(f"compile: got true, but {missing}; install it or set `compile: false`, which is slower")
+        raise ValueError(f"compile: got {ALWAYS}, but {missing}; install it or take {WHERE_POSSIBLE} or {NEVER}")
+
+
+def _missing(device: torch.device) -> str | None:
+    return _missing_for_cuda() if device.type == "cuda" else _missing_for_cpu()
 
 
 def _missing_for_cpu() -> str | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prx_model.batch import Batch
-from prx_model.compiled import compile_blocks
+from prx_model.compiled import CHOICES, NEVER, compile_blocks, is_compiled
 from prx_model.distributed import Workers
 from prx_model.evaluation import Evaluation, Looks
 from prx_model.flow import TimestepLaw, draw
@@ -45,8 +45,10 @@ class TrainingConfig:
         None evaluates the raw weights.
     caption_dropout: probability that a caption is replaced by the empty one, for classifier-free guidance.
     precision: 'bf16' is autocast over fp32 weights.
-    compile: the model's blocks through torch.compile (prx_model.compiled). A quicker step for a slower start: worth it
-        in runs of more than a minute or so, or where the compilation is on the disk already. Needs a C++ compiler.
+    compile: 'never', 'where_possible' or 'always': the model's blocks through torch.compile (prx_model.compiled). A
+        quicker step for a slower start, worth it in runs of more than a minute, or where the compilation is on the disk
+        already. Needs a C++ compiler, or Triton on a GPU; without one 'where_possible' does not compile and 'always' is
+        an error. Values change by rounding.
     """
 
     steps: int = 100_000
@@ -61,7 +63,7 @@ class TrainingConfig:
     ema_decay: float | None = None
     caption_dropout: float = 0.1
     precision: str = "bf16"
-    compile: bool = False
+    compile: str = NEVER
     timesteps: TimestepLaw = field(default_factory=TimestepLaw)
 
     def __post_init__(self) -> None:
@@ -88,6 +90,8 @@ class TrainingConfig:
             raise ValueError(f"caption_dropout: got {self.caption_dropout}, allowed is 0 to 1")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: got {self.precision!r}, allowed is one of {', '.join(PRECISIONS)}")
+        if self.compile not in CHOICES:
+            raise ValueError(f"compile: got {self.compile!r}, allowed is one of {', '.join(CHOICES)}")
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of the 0-based step: the first step already moves."""
@@ -122,7 +126,7 @@ class TrainState:
         )
         self.ema_decay = config.ema_decay
         self.averaged = None if config.ema_decay is None else _frozen_copy(objective.model)
-        if config.compile:
+        if is_compiled(config.compile, next(objective.parameters()).device):
             for model in filter(None, (objective.model, self.averaged)):
                 compile_blocks(model)
 

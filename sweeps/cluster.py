@@ -111,6 +111,8 @@ def connect(address: str | None, log: Path) -> Connection:
     if address is None:
         # A token would have to be pasted into the dashboard. Ray's ports answer on every interface of this machine.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Nobody takes this machine away with a notice, and each watcher is a process that a slot waits for.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")  # an autoscaled GPU node boots for minutes
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")

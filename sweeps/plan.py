@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from rich.console import Console
 
 from prx_model.batch import Batch
+from prx_model.compiled import NEVER
 from prx_model.experiment import ExperimentConfig
 from prx_model.flow import draw
 from prx_model.metrics.samples import nested_counts
@@ -150,7 +152,8 @@ def _random_batch(config: ExperimentConfig, count: int) -> Batch:
 
 
 def _time_step(config: ExperimentConfig) -> float:
-    batch, training = _random_batch(config, config.training.batch_size), config.training
+    batch = _random_batch(config, config.training.batch_size)
+    training = replace(config.training, compile=NEVER)  # it takes longer than it gains in three steps
     with torch.random.fork_rng(devices=[]):
         objective = TrainingObjective(PRX(config.model), torch.zeros(1, config.model.context_in_dim))
     state = TrainState(objective, training)

@@ -30,11 +30,16 @@ class SlotBrokenError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotSettings:
-    """What every slot of a sweep is made of. desk: name of the desk's actor. address: of the Ray cluster."""
+    """What every slot of a sweep is made of.
+
+    desk: name of the desk's actor. storage: folder of Ray Train's own state. cache: of the sweep, where compiled blocks
+    are kept too. address: of the Ray cluster.
+    """
 
     desk: str
     resources: Resources
     storage: str
+    cache: str
     address: str
 
 
@@ -57,7 +62,9 @@ def run_slot(name: str, settings: SlotSettings) -> None:
             storage_path=settings.storage,
             # A lost slot is replaced by a new one; a spot node's notice is another matter, which Ray does not count.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-            worker_runtime_env={"env_vars": {"RAY_ADDRESS": settings.address}},
+            worker_runtime_env={
+                "env_vars": {"RAY_ADDRESS": settings.address, "TORCHINDUCTOR_CACHE_DIR": f"{settings.cache}/compiled"}
+            },
         ),
     )
     trainer.fit()

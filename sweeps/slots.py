@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps.desk import ENDED, EVALUATED, LOST, Desk
@@ -34,7 +35,9 @@ class TrialLostError(RuntimeError):
 
 
 @contextmanager
-def open_slots(paths: SweepPaths, resources: Resources, address: str, *, most: int, waiting: int) -> Iterator[str]:
+def open_slots(
+    paths: SweepPaths, cache: Path, resources: Resources, address: str, *, most: int, waiting: int
+) -> Iterator[str]:
     """Hold at most `most` slots while the body runs; yields the name that `in_a_slot` needs.
 
     waiting: trials that are about to come; slots for them start at once.
@@ -48,7 +51,7 @@ def open_slots(paths: SweepPaths, resources: Resources, address: str, *, most: i
     node = NodeAffinitySchedulingStrategy(here, soft=False)
     actor: Any = ray.remote(Desk)
     desk = actor.options(num_cpus=0, name=name, scheduling_strategy=node).remote(IDLE_S)
-    settings = SlotSettings(desk=name, resources=resources, storage=str(paths.slots), address=address)
+    settings = SlotSettings(desk=name, resources=resources, storage=str(paths.slots), cache=str(cache), address=address)
     pool = _Pool(desk=desk, settings=settings, most=most)
     pool.open(min(most, waiting))
     try:

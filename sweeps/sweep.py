@@ -69,7 +69,8 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
         return sweep.ledger.records()
     side_by_side = cluster.concurrent_trials(resources)
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(STATE_SNAPSHOT_S)
-    with open_slots(sweep.paths, resources, connection.address, most=side_by_side, waiting=remaining) as desk:
+    slots = open_slots(sweep.paths, sweep.cache, resources, connection.address, most=side_by_side, waiting=remaining)
+    with slots as desk:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(sweep, resources, desk), cluster.driver_resources()),
             tune_config=tune.TuneConfig(

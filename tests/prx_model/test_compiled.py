@@ -15,7 +15,12 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._dynamo.utils import counters
 
 from prx_model import attention
-from prx_model.compiled import RECOMPILE_LIMIT, check_toolchain, compile_blocks
+from prx_model.compiled import (
+    ALWAYS,
+    RECOMPILE_LIMIT,
+    check_toolchain,
+    compile_blocks,
+)
 from prx_model.distributed import Workers
 from prx_model.model import PRX, PRXConfig
 from prx_model.sampling import SamplerConfig, sample
@@ -24,7 +29,7 @@ from tests.models import random_batch, randomised
 from tests.prx_model.training_runs import FAST, Repeated, everything, objective_of, run, same
 
 EAGER = replace(FAST, ema_decay=0.9)
-COMPILED = replace(EAGER, compile=True)
+COMPILED = replace(EAGER, compile=ALWAYS)
 CPU = torch.device("cpu")
 
 
@@ -166,21 +171,35 @@ def test_without_a_compiler_there_is_one_clear_line():
     from torch._inductor import config as inductor
 
     no_compiler = inductor.patch({"cpp.cxx": (None, "no-such-compiler")})
-    with no_compiler, pytest.raises(ValueError, match=r"no C\+\+ compiler.*compile: false") as caught:
-        TrainState(objective_of(), COMPILED)
-    assert "\n" not in str(caught.value)
-    TrainState(objective_of(), EAGER)
+    with no_compiler:
+        with pytest.raises(ValueError, match=r"no C\+\+ compiler.*where_possible or never") as caught:
+            TrainState(objective_of(), COMPILED)
+        assert "\n" not in str(caught.value)
+        assert not is_compiled(WHERE_POSSIBLE, CPU)
+        TrainState(objective_of(), replace(EAGER, compile=WHERE_POSSIBLE))
+
+
+@needs_compiler
+def test_where_there_is_a_compiler_it_is_used():
+    assert is_compiled(WHERE_POSSIBLE, CPU)
+    assert is_compiled(ALWAYS, CPU)
+    assert not is_compiled(NEVER, CPU)
+
+
+def test_an_unknown_choice_is_one_line():
+    with pytest.raises(ValueError, match="compile: got 'yes', allowed is one of never, where_possible, always"):
+        TrainingConfig(compile="yes")
 
 
 @needs_compiler
 def test_without_python_headers_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path))
-    with pytest.raises(ValueError, match=r"C headers.*python3-dev.*compile: false"):
+    with pytest.raises(ValueError, match=r"C headers.*python3-dev.*where_possible or never"):
         check_toolchain(CPU)
 
 
 def test_nothing_is_compiled_unless_asked_for():
-    assert not TrainingConfig().compile
+    assert TrainingConfig().compile == NEVER
     graphs = _num_graphs()
     state = TrainState(objective_of(), EAGER)
     list(run(state, EAGER, Repeated()))

@@ -156,6 +156,7 @@ OTHER_VALUES = {
     "model.hidden_size": ("model.hidden_size", 1792 * 2),
     "training.ema_decay": ("training.ema_decay", 0.5),
     "training.precision": ("training.precision", "fp32"),
+    "training.compile": ("training.compile", "always"),
     "training.eval_every_steps": ("training.eval_every_steps", 5_000),
     "training.betas": ("training.betas", [0.95, 0.9]),
     "training.timesteps.max_t": ("training.timesteps.max_t", 0.5),

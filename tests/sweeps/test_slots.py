@@ -117,7 +117,7 @@ def test_one_slot_outlives_failed_trials_and_is_replaced_when_it_dies(address, c
     again = planned_task(paths, cache, "candidate-003", CANDIDATE)
     killed = planned_task(paths, cache, "candidate-004", CANDIDATE, change=LONG)
     after = planned_task(paths, cache, "candidate-005", CANDIDATE)
-    with open_slots(paths, _resources(), address, most=1, waiting=1) as name:
+    with open_slots(paths, cache, _resources(), address, most=1, waiting=1) as name:
         for task in (first, diverging, too_large, again):
             assert _Trial(name, task).ended().lost is None
         last = _Trial(name, killed)
@@ -147,7 +147,7 @@ def test_a_slot_of_two_workers_takes_trial_after_trial_and_is_replaced_as_a_whol
     diverging = planned_task(paths, cache, "candidate-001", CANDIDATE, change=DIVERGING)
     second = planned_task(paths, cache, "candidate-002", CANDIDATE, change=LONG)
     baseline = planned_task(paths, cache, "baseline-seed0", BASELINE)
-    with open_slots(paths, _resources(workers=2), address, most=1, waiting=1) as name:
+    with open_slots(paths, cache, _resources(workers=2), address, most=1, waiting=1) as name:
         assert _Trial(name, first).ended().lost is None
         assert _Trial(name, diverging).ended().lost is None
         killed = _Trial(name, second)
@@ -172,7 +172,7 @@ def test_a_slot_of_two_workers_takes_trial_after_trial_and_is_replaced_as_a_whol
 
 def test_a_slot_is_renewed_after_its_number_of_trials(address, cache, paths):
     tasks = [planned_task(paths, cache, f"candidate-{i:03d}", CANDIDATE) for i in range(3)]
-    with open_slots(paths, _resources(trials_per_slot=2), address, most=1, waiting=3) as name:
+    with open_slots(paths, cache, _resources(trials_per_slot=2), address, most=1, waiting=3) as name:
         for trial in [_Trial(name, task) for task in tasks]:
             assert trial.ended().lost is None
     processes = Counter(_processes(paths, task.trial)[0] for task in tasks)
@@ -183,7 +183,7 @@ def test_an_idle_slot_goes_home_and_comes_back_when_a_trial_does(address, cache,
     import ray
 
     monkeypatch.setattr("sweeps.slots.IDLE_S", 1.0)
-    with open_slots(paths, _resources(), address, most=1, waiting=1) as name:
+    with open_slots(paths, cache, _resources(), address, most=1, waiting=1) as name:
         assert _Trial(name, planned_task(paths, cache, "candidate-000", CANDIDATE)).ended().lost is None
         deadline = time.monotonic() + LIMIT_S
         while ray.get(ray.get_actor(name).demand.remote())["joined"]:
@@ -196,7 +196,7 @@ def test_an_idle_slot_goes_home_and_comes_back_when_a_trial_does(address, cache,
 
 def test_a_trial_that_kills_every_slot_is_lost_with_the_reason(address, cache, paths):
     """The kernel's out-of-memory killer, seen from here: the worker is gone, whatever takes the trial."""
-    with open_slots(paths, _resources(), address, most=1, waiting=1) as name:
+    with open_slots(paths, cache, _resources(), address, most=1, waiting=1) as name:
         trial, killed = _Trial(name, planned_task(paths, cache, "candidate-000", CANDIDATE, change=LONG)), []
         deadline = time.monotonic() + LIMIT_S
         while trial.is_alive() and time.monotonic() < deadline:
