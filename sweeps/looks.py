@@ -18,6 +18,7 @@ Curve = Mapping[int, Scores]  # step -> scores
 FLOOR = 0.01  # relative; 1 to 2 % is what FID moves between training seeds
 FLOOR_BELOW_SEEDS = 3
 MIN_SEEDS = 2
+CONFIDENCE = 0.9  # that the error of a prediction is no larger than it is taken for
 ROUNDING = 1e-9  # relative; anything smaller is arithmetic, not training
 
 
@@ -55,20 +56,37 @@ def prediction_errors(baselines: Sequence[Curve]) -> dict[int, float]:
     """Number of samples n -> e_n, the relative standard deviation with which a value on n predicts the one on all N.
 
     e_n is what log m_n - log m_N differs by between the baseline's seeds, pooled over steps: what is common to all
-    seeds (a metric's bias on few samples) cancels wherever equal n are compared. At least FLOOR * sqrt(N/n - 1), as of
-    a mean whose value on all N has an error of FLOOR, and at least e of every larger n. 0 for N.
+    seeds (a metric's bias on few samples) cancels wherever equal n are compared. Few seeds say little of a deviation, so
+    it is the upper end of its confidence interval (CONFIDENCE, chi-square) that is taken, and at least e of every larger
+    n. Where seeds say nothing, it is FLOOR * sqrt(N/n - 1), as of a mean whose value on all N has an error of FLOOR.
+    0 for N.
     """
     most = most_samples(baselines)
     errors, worst = {most: 0.0} if most else {}, 0.0
     for n in sorted({n for curve in baselines for scores in curve.values() for n in scores} - {most}, reverse=True):
-        ratios = {}
+        ratios: dict[int, list[float]] = {}
         for curve in baselines:
             for step, scores in curve.items():
                 if scores.get(n, 0) > 0 and scores.get(most, 0) > 0:
                     ratios.setdefault(step, []).append(math.log(scores[n] / scores[most]))
-        worst = max(worst, FLOOR * math.sqrt(most / n - 1), _pooled_deviation(ratios.values()) or 0.0)
+        worst = max(worst, _upper_deviation(ratios.values()) or FLOOR * math.sqrt(most / n - 1))
         errors[n] = worst
     return errors
+
+
+def _upper_deviation(groups: Iterable[Sequence[float]]) -> float | None:
+    """The deviation within groups that the true one exceeds with a probability of 1 - CONFIDENCE only.
+
+    None where no group has two members, or none of them differ.
+    """
+    from scipy.special import chdtri
+
+    groups = list(groups)
+    deviation = _pooled_deviation(groups)
+    if deviation is None or deviation < ROUNDING:
+        return None
+    freedom = sum(len(group) - 1 for group in groups if len(group) >= MIN_SEEDS)
+    return deviation * math.sqrt(freedom / float(chdtri(freedom, CONFIDENCE)))
 
 
 def _by_step(curves: Iterable[Curve], num_samples: int) -> dict[int, list[float]]:
