@@ -56,10 +56,10 @@ def prediction_errors(baselines: Sequence[Curve]) -> dict[int, float]:
     """Number of samples n -> e_n, the relative standard deviation with which a value on n predicts the one on all N.
 
     e_n is what log m_n - log m_N differs by between the baseline's seeds, pooled over steps: what is common to all
-    seeds (a metric's bias on few samples) cancels wherever equal n are compared. Few seeds say little of a deviation, so
-    it is the upper end of its confidence interval (CONFIDENCE, chi-square) that is taken, and at least e of every larger
-    n. Where seeds say nothing, it is FLOOR * sqrt(N/n - 1), as of a mean whose value on all N has an error of FLOOR.
-    0 for N.
+    seeds (a metric's bias on few samples) cancels wherever equal n are compared. Few seeds say little of a deviation,
+    so it is the upper end of its confidence interval (CONFIDENCE, chi-square) that is taken, and at least e of every
+    larger n. Where seeds say nothing, it is FLOOR * sqrt(N/n - 1), as of a mean whose value on all N has an error of
+    FLOOR. 0 for N.
     """
     most = most_samples(baselines)
     errors, worst = {most: 0.0} if most else {}, 0.0

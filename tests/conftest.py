@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,3 +32,14 @@ settings.load_profile("steady")
 @pytest.fixture
 def tiny() -> PRXConfig:
     return MODELS["prx_tiny"]
+
+
+@pytest.fixture
+def compilable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take off the checks that are put around every function of the blocks: no compiler can see through them."""
+    from prx_model import attention
+
+    for name, function in inspect.getmembers(attention, inspect.isfunction):
+        monkeypatch.setattr(attention, name, inspect.unwrap(function))
+    call = inspect.unwrap(attention.JointAttention.__call__)
+    monkeypatch.setattr(attention.JointAttention, "__call__", call)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._dynamo.utils import counters
 
-from prx_model import attention
 from prx_model.compiled import (
     ALWAYS,
+    NEVER,
     RECOMPILE_LIMIT,
+    WHERE_POSSIBLE,
     check_toolchain,
     compile_blocks,
+    is_compiled,
 )
 from prx_model.distributed import Workers
 from prx_model.model import PRX, PRXConfig
@@ -31,6 +32,7 @@ from tests.prx_model.training_runs import FAST, Repeated, everything, objective_
 EAGER = replace(FAST, ema_decay=0.9)
 COMPILED = replace(EAGER, compile=ALWAYS)
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("compilable")
 
 
 def _why_not() -> str:
@@ -42,15 +44,6 @@ def _why_not() -> str:
 
 
 needs_compiler = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "there is a compiler")
-
-
-@pytest.fixture(autouse=True)
-def _as_users_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take off the checks that conftest puts around every function: no compiler can see through them."""
-    for name, function in inspect.getmembers(attention, inspect.isfunction):
-        monkeypatch.setattr(attention, name, inspect.unwrap(function))
-    call = inspect.unwrap(attention.JointAttention.__call__)
-    monkeypatch.setattr(attention.JointAttention, "__call__", call)
 
 
 def _num_graphs() -> int:

@@ -167,18 +167,6 @@ def test_a_trial_has_the_same_numbers_first_and_after_five_others(paths, cache):
     assert kept.count("suite") == 1
 
 
-@pytest.mark.slow
-def test_compiled_blocks_of_other_trials_change_no_number(paths, cache):
-    """Where there is a compiler: compiled anew for other shapes in between, and taken from before for its own."""
-    kept, compiled = Kept(), {"compile": "where_possible"}
-    for trial, change in (("000", {}), ("001", {"batch_size": 4}), ("002", {"precision": "bf16"}), ("003", {})):
-        change = {"training": compiled | change}
-        task = planned_task(paths, cache, f"candidate-{trial}", CANDIDATE, change=change)
-        with as_new(task.num_threads):
-            _train(task, kept)
-    assert numbers(paths, "candidate-003") == numbers(paths, "candidate-000")
-
-
 def test_what_a_trial_does_to_torch_ends_with_it():
     def settings() -> tuple:
         backend = torch.backends.cuda.matmul.allow_tf32
