@@ -90,7 +90,7 @@ def draw(resident: Sequence[float], gpu: Sequence[float], path: Path) -> None:
     axes.plot(range(1, len(resident) + 1), resident, marker=".", label="resident memory")
     if any(gpu):
         axes.plot(range(1, len(gpu) + 1), gpu, marker=".", label="GPU memory allocated")
-    axes.set(xlabel="trials that the slot has served", ylabel="MiB after the trial", ylim=(0, None))
+    axes.set(xlabel="trials that the slot has served", ylabel="MiB after the trial", ylim=(0, 1.2 * max(resident)))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 

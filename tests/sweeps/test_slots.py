@@ -82,6 +82,18 @@ class _Trial(threading.Thread):
         return self
 
 
+def _shown_tasks(trial: str) -> list[str]:
+    """The states of the tasks that Ray's dashboard shows under a trial's name; it learns of them a second later."""
+    from ray.util.state import list_tasks
+
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        states = [str(task.state) for task in list_tasks(filters=[("name", "=", trial)])]
+        if states == ["FINISHED"] or time.monotonic() > deadline:
+            return states
+        time.sleep(0.5)
+
+
 def _processes(paths: SweepPaths, trial: str, rank: int = 0) -> list[int]:
     """The process of each start of a trial on a rank, by its log."""
     log = paths.trial_log(trial)
@@ -120,6 +132,7 @@ def test_one_slot_outlives_failed_trials_and_is_replaced_when_it_dies(address, c
     with open_slots(paths, cache, _resources(), address, most=1, waiting=1) as name:
         for task in (first, diverging, too_large, again):
             assert _Trial(name, task).ended().lost is None
+        assert _shown_tasks("candidate-003") == ["FINISHED"]
         last = _Trial(name, killed)
         _kill_after_first_evaluation(last, paths)
         assert last.ended().lost is None

@@ -10,7 +10,7 @@ import torch
 
 from prx_model.kept import Kept
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
-from sweeps.slot import as_new
+from sweeps.slot import SlotBrokenError, as_new, check_device
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
@@ -184,6 +184,12 @@ def test_what_a_trial_does_to_torch_ends_with_it():
             assert settings() != before
         assert settings() == before
     assert draws[0] == draws[1]
+
+
+def test_a_device_that_answers_no_more_ends_the_slot():
+    check_device(torch.device("cpu"))
+    with pytest.raises(SlotBrokenError, match="meta answers no more"):
+        check_device(torch.device("meta"))  # computes, and can give no number back: as near as a CPU comes to it
 
 
 def test_rows_are_json_that_others_can_read(paths, cache):
