@@ -43,7 +43,7 @@ BARE = "bare process"
 def short_trials(space: SearchSpace, paths: SweepPaths, cache: Path, count: int) -> list[Task]:
     """Candidates over the whole space, as a sweep would hand them to its slots."""
     ends = space.end_candidates()
-    short = {**SHORT, "evaluation.num_samples": space.base["evaluation"]["batch_size"]}
+    short = {**SHORT, "evaluation.num_samples": 2 * space.base["evaluation"]["batch_size"]}
     return [
         Task(
             trial=f"candidate-{i:03d}",
