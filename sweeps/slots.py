@@ -50,7 +50,8 @@ def open_slots(
     # Beside the driver, with which it ends: a spot node is no place for the queue.
     node = NodeAffinitySchedulingStrategy(here, soft=False)
     actor: Any = ray.remote(Desk)
-    desk = actor.options(num_cpus=0, name=name, scheduling_strategy=node).remote(IDLE_S)
+    # The questions of slots and drivers would bury the trials in the dashboard's table of tasks.
+    desk = actor.options(num_cpus=0, name=name, scheduling_strategy=node, enable_task_events=False).remote(IDLE_S)
     settings = SlotSettings(desk=name, resources=resources, storage=str(paths.slots), cache=str(cache), address=address)
     pool = _Pool(desk=desk, settings=settings, most=most)
     pool.open(min(most, waiting))
@@ -69,7 +70,7 @@ def in_a_slot(desk: str, task: Task) -> Iterator[dict[str, Any]]:
 
     actor: Any = ray.get_actor(desk)
     _answer(actor.submit.remote(task.plain()))
-    _ = actor.until_end.options(name=task.trial).remote(task.trial)
+    _ = actor.until_end.options(name=task.trial, enable_task_events=True).remote(task.trial)
     seen = 0
     while True:
         for news in _answer(actor.news.remote(task.trial, seen)):
