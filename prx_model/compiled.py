@@ -23,7 +23,6 @@ OPTIONS: dict[str, Any] = {
 # without gradient; torch's own 8 would fill up in a process that runs one experiment after another.
 RECOMPILE_LIMIT = 128
 
-
 NEVER, WHERE_POSSIBLE, ALWAYS = "never", "where_possible", "always"
 CHOICES = (NEVER, WHERE_POSSIBLE, ALWAYS)
 

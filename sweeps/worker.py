@@ -130,8 +130,7 @@ class _Trial:
                 looks, eval_s = self._look(evaluation, experiment)
                 if self.place.rank == 0:
                     verdict = self._verdict(evaluation.step, looks, num_steps)
-                    row = self._row(evaluation, looks, verdict, resumed_from)
-                    row = replace(row, start_s=start_s, eval_s=eval_s, checkpoint_s=self.checkpoint_s)
+                    row = self._row(evaluation, looks, verdict, resumed_from, start_s=start_s, eval_s=eval_s)
                     self._record(row, looks[-1].images, verdict)
                     self._save(experiment)
                     yield row
@@ -199,7 +198,14 @@ class _Trial:
         return replace(verdict, stop=False) if step >= num_steps else verdict
 
     def _row(
-        self, evaluation: Evaluation, looks: list[SuiteResult], verdict: Verdict | None, resumed_from: int
+        self,
+        evaluation: Evaluation,
+        looks: list[SuiteResult],
+        verdict: Verdict | None,
+        resumed_from: int,
+        *,
+        start_s: float,
+        eval_s: float,
     ) -> EvaluationRow:
         return EvaluationRow(
             trial=self.task.trial,
@@ -211,9 +217,11 @@ class _Trial:
             repa_loss=evaluation.repa_loss,
             grad_norm=evaluation.grad_norm,
             images_per_s=evaluation.images_per_s,
+            start_s=start_s,
             data_s=evaluation.data_s,
             train_s=evaluation.train_s,
-            eval_s=0.0,
+            eval_s=eval_s,
+            checkpoint_s=self.checkpoint_s,
             peak_memory_bytes=peak_memory_bytes(),
             resumed_from=resumed_from,
             verdict=verdict_row(verdict),
