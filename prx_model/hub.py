@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,19 @@ def check_filled(source: HubSource, model_class: str, report: dict[str, Any]) ->
 
 def _all(report: dict[str, Any], *names: str) -> Iterable[Any]:
     return [key for name in names for key in report.get(name) or ()]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps transformers' bars and its table of unused weights out of the terminal, for who reads the report."""
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
