@@ -58,7 +58,7 @@ def _drawn(data: DataConfig, cache: Path, progress: Progress | None) -> Path:
 
 
 def check_fits(config: ExperimentConfig, manifest: Manifest) -> None:
-    """Raise ValueError, one line that opens with the setting's path, where the run asks for what the data set is not."""
+    """Raise ValueError, one line that opens with the setting's path, where a run asks for another data set."""
     where = config.data.path or config.data.source
     equal = (
         ("data.resolution", config.data.resolution, manifest.resolution, "images are so many px wide"),

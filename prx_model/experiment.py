@@ -1,4 +1,4 @@
-"""What it takes to start one training run: data, teacher, objective, metrics; and the run itself, evaluation by evaluation."""
+"""One training run, evaluation by evaluation, and what it takes to start it: data, teacher, objective, metrics."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def open_experiment(
     """Build the run of `config` from the caches that `prepare` has made; go on from `checkpoint` where there is one.
 
     kept: what earlier runs of this process have loaded. Weights, optimizer and average are always made anew.
-    Raises ValueError, in one line, where the settings and the data set do not fit; OSError for weights that are missing.
+    Raises ValueError, in one line, where settings and data set do not fit, OSError for weights that are missing.
     """
     kept, workers = kept or Kept(), workers or Workers()
     share = workers.share(config.training.batch_size)

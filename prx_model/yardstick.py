@@ -1,4 +1,4 @@
-"""What the models of a run are measured with: metrics over fixed prompts and noise, and the way from samples to images."""
+"""What a run's models are measured with: metrics over fixed prompts and noise, and the way from samples to images."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def suite_of(
 def latent_space(store: Store, kept: Kept, device: torch.device | str) -> LatentSpace | None:
     """The autoencoder of the data set's latents, on `device`; None where the data set is one of pixels.
 
-    It computes in fp32: what it loses would be counted against the model. Raises OSError if it cannot be had, ValueError
-    if its weights are not those that the data set was encoded with.
+    It computes in fp32: what it loses would be counted against the model. Raises OSError if it cannot be had,
+    ValueError if its weights are not those that the data set was encoded with.
     """
     from prx_model.latents import latent_space_of
 
