@@ -35,7 +35,9 @@ from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig, sample
 from prx_model.teachers import TEACHERS
-from prx_model.training import TrainingConfig, TrainState, optimizer_step
+from prx_model.train_state import TrainState
+from prx_model.training import optimizer_step
+from prx_model.training_config import TrainingConfig
 from sweeps.provenance import provenance
 
 EULER = SamplerConfig(steps=6, guidance=1.0)
@@ -139,7 +141,7 @@ def our_loop(
     state = TrainState(objective, training)
 
     def step() -> None:
-        draws = draw(batch, training.timesteps, caption_dropout=0.1, seed=0, step=state.step).to(device)
+        draws = draw(batch.clean.shape, training.timesteps, caption_dropout=0.1, seed=0, step=state.step, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=work.precision == "bf16"):
             terms = objective(batch, draws, 0.0 if repa is None else repa.weight)
         optimizer_step(state, terms.total, training)

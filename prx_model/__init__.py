@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from prx_model.repa import RepaConfig
     from prx_model.sampling import SamplerConfig, sample
     from prx_model.teachers import TEACHERS, load_teacher
-    from prx_model.training import TrainingConfig, TrainState, train
+    from prx_model.train_state import TrainState
+    from prx_model.training import train
+    from prx_model.training_config import TrainingConfig
 
 _HOMES = {
     "Batch": "batch",
@@ -39,8 +41,8 @@ _HOMES = {
     "RepaConfig": "repa",
     "SamplerConfig": "sampling",
     "TEACHERS": "teachers",
-    "TrainState": "training",
-    "TrainingConfig": "training",
+    "TrainState": "train_state",
+    "TrainingConfig": "training_config",
     "export_model": "experiment",
     "load_teacher": "teachers",
     "open_experiment": "experiment",

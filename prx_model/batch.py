@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 
@@ -23,11 +23,15 @@ from torch import Tensor
 class Batch:
     """Images with captions, encoded.
 
-    clean: [B, C, H, W] float32, pixels in [-1, 1] or scaled latents.
-    text: [B, L, E] float32 token states of the captions, zeros where `text_mask` is False.
+    On the host `clean` and `text` have the precision that they are stored in; `to` makes float32 of them.
+
+    clean: [B, C, H, W], pixels in [-1, 1] or scaled latents.
+    text: [B, L, E] token states of the captions, zeros where `text_mask` is False.
     text_mask: [B, L] bool, True at real tokens. At least one per caption.
     index: [B] int64, the samples' positions in their split: the key of every cache.
-    teacher_tokens: [B, N, Z] float32 for REPA, on the model's token grid; None for a baseline.
+    teacher_tokens: [B, N, Z] for REPA, on the model's token grid; None for a baseline, or where a teacher makes them
+        of `image` in every step.
+    image: [B, 3, R, R] uint8 RGB, for such a teacher.
     """
 
     clean: Float[Tensor, "B C H W"]
@@ -35,30 +39,32 @@ class Batch:
     text_mask: Bool[Tensor, "B L"]
     index: Int64[Tensor, " B"]
     teacher_tokens: Float[Tensor, "B N Z"] | None = None
+    image: UInt8[Tensor, "B 3 R R"] | None = None
 
     def __len__(self) -> int:
         return self.clean.shape[0]
 
     def rows(self, start: int, stop: int) -> Batch:
-        """The samples `start` (included) to `stop` (excluded) as a batch of their own: one worker's share."""
-        tokens = None if self.teacher_tokens is None else self.teacher_tokens[start:stop]
+        """The samples `start` (included) to `stop` (excluded) as a batch of their own."""
         return Batch(
             clean=self.clean[start:stop],
             text=self.text[start:stop],
             text_mask=self.text_mask[start:stop],
             index=self.index[start:stop],
-            teacher_tokens=tokens,
+            teacher_tokens=None if self.teacher_tokens is None else self.teacher_tokens[start:stop],
+            image=None if self.image is None else self.image[start:stop],
         )
 
     def with_teacher_tokens(self, tokens: Float[Tensor, "B N Z"]) -> Batch:
         return replace(self, teacher_tokens=tokens)
 
     def to(self, device: torch.device | str) -> Batch:
-        tokens = None if self.teacher_tokens is None else self.teacher_tokens.to(device, non_blocking=True)
+        """On `device`, in float32. It travels as it is stored: half as many bytes."""
         return Batch(
-            clean=self.clean.to(device, non_blocking=True),
-            text=self.text.to(device, non_blocking=True),
+            clean=self.clean.to(device, non_blocking=True).float(),
+            text=self.text.to(device, non_blocking=True).float(),
             text_mask=self.text_mask.to(device, non_blocking=True),
             index=self.index,
-            teacher_tokens=tokens,
+            teacher_tokens=None if self.teacher_tokens is None else self.teacher_tokens.to(device).float(),
+            image=None if self.image is None else self.image.to(device, non_blocking=True),
         )

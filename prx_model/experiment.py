@@ -19,7 +19,9 @@ from prx_model.model import PRX, PRXConfig
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig, pixels_to_images, sample
-from prx_model.training import TrainingConfig, TrainState, train
+from prx_model.train_state import TrainState
+from prx_model.training import train
+from prx_model.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,7 +257,7 @@ def open_experiment(
         raise ValueError(
             f"model.in_channels: got {config.model.in_channels}, allowed is 3: runs are in pixel space so far"
         )
-    kept = kept or Kept()
+    kept, workers, batch_size = kept or Kept(), workers or Workers(), config.training.batch_size
     store = open_store(config.data, cache, kept=kept)
     tokens = None if config.repa is None else _teacher_tokens(config, store, cache, kept)
     state = TrainState(build_objective(config, store.null_text).to(device), config.training)
@@ -264,9 +266,11 @@ def open_experiment(
     return Experiment(
         config=config,
         state=state,
-        reader=BatchReader(store.train, config.training.batch_size, config.seed, teacher_tokens=tokens),
+        reader=BatchReader(
+            store.train, batch_size, config.seed, share=workers.share(batch_size), teacher_tokens=tokens
+        ),
         suite=_suite(config, store, cache, device, kept),
-        workers=workers or Workers(),
+        workers=workers,
     )
 
 

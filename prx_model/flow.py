@@ -6,13 +6,12 @@ in PRX's direction of time: t = 0 is data, t = 1 is noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-from prx_model.batch import Batch
 
 
 def noised_at(clean: Tensor, noise: Tensor, t: Float[Tensor, " B"]) -> Tensor:
@@ -97,19 +96,28 @@ class Draws:
         return Draws(t=self.t.to(device), noise=self.noise.to(device), drop_caption=self.drop_caption.to(device))
 
 
-def draw(batch: Batch, law: TimestepLaw, *, caption_dropout: float, seed: int, step: int) -> Draws:
-    """The draws of one step for the global batch, a pure function of (seed, step).
+def draw(
+    shape: Sequence[int],
+    law: TimestepLaw,
+    *,
+    caption_dropout: float,
+    seed: int,
+    step: int,
+    device: torch.device | str = "cpu",
+) -> Draws:
+    """The draws of one step for a global batch of `shape` (B, C, H, W), a pure function of (seed, step).
 
     Nothing is carried from step to step: a resumed run needs no generator state, any number of workers slices the same
-    draws, and trials that share a seed see the same times and the same noise (common random numbers).
+    draws, and trials that share a seed see the same times and the same noise (common random numbers). The noise is made
+    on `device`, by its own generator: it is the same on every GPU of a kind, and another than a CPU's.
     """
+    device = torch.device(device)
     generator = torch.Generator().manual_seed(_mix(seed, step))
-    count = len(batch)
-    return Draws(
-        t=law.sample(count, generator),
-        noise=torch.randn(batch.clean.shape, generator=generator),
-        drop_caption=torch.rand(count, generator=generator) < caption_dropout,
-    )
+    t = law.sample(shape[0], generator)
+    on_device = generator if device.type == "cpu" else torch.Generator(device).manual_seed(_mix(seed, step))
+    noise = torch.randn(shape, generator=on_device, device=device)
+    drop_caption = torch.rand(shape[0], generator=generator) < caption_dropout
+    return Draws(t=t.to(device), noise=noise, drop_caption=drop_caption.to(device))
 
 
 def _mix(seed: int, step: int) -> int:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from prx_model.batch import Batch
-from prx_model.compiled import CHOICES, NEVER, compile_blocks, is_compiled
 from prx_model.distributed import Workers
 from prx_model.evaluation import Evaluation, Looks
-from prx_model.flow import TimestepLaw, draw
+from prx_model.flow import draw
 from prx_model.metrics.suite import SuiteResult
 from prx_model.model import PRX
-from prx_model.objective import LossTerms, TrainingObjective
+from prx_model.objective import LossTerms
+from prx_model.train_state import TrainState
+from prx_model.training_config import TrainingConfig
 
-PRECISIONS = ("fp32", "bf16")
 FINITE_CHECK_STEPS = 20  # how often losses are read back: a read stalls a GPU, and the exact step is found all the same
 
 
@@ -34,137 +31,11 @@ class DivergedError(ArithmeticError):
         self.step = step
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Optimisation. The defaults are those of the PRX ablations (Photoroom, 2026); EMA is ours, off by default.
-
-    batch_size: images per optimizer step, over all workers.
-    warmup_steps: linear from 0; constant afterwards.
-    grad_clip: largest norm of the gradient.
-    ema_decay: decay of the averaged weights that evaluations use, in (0, 1), warmed up as min(decay, (1+n)/(10+n));
-        None evaluates the raw weights.
-    caption_dropout: probability that a caption is replaced by the empty one, for classifier-free guidance.
-    precision: 'bf16' is autocast over fp32 weights.
-    compile: 'never', 'where_possible' or 'always': the model's blocks through torch.compile (prx_model.compiled). A
-        quicker step for a slower start, worth it in runs of more than a minute, or where the compilation is on the disk
-        already. Needs a C++ compiler, or Triton on a GPU; without one 'where_possible' does not compile and 'always' is
-        an error. Values change by rounding.
-    """
-
-    steps: int = 100_000
-    batch_size: int = 256
-    eval_every_steps: int = 10_000
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-15
-    weight_decay: float = 0.0
-    warmup_steps: int = 1_000
-    grad_clip: float = 0.2
-    ema_decay: float | None = None
-    caption_dropout: float = 0.1
-    precision: str = "bf16"
-    compile: str = NEVER
-    timesteps: TimestepLaw = field(default_factory=TimestepLaw)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, allowed is an integer of at least 1")
-        for name in ("learning_rate", "eps", "grad_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)}, allowed is a finite number above 0")
-        if self.eval_every_steps > self.steps:
-            raise ValueError(f"eval_every_steps: got {self.eval_every_steps}, allowed is at most steps {self.steps}")
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
-        if self.warmup_steps < 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"warmup_steps, weight_decay: got {self.warmup_steps}, {self.weight_decay}, allowed is 0 or more"
-            )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas: got {self.betas}, allowed are numbers from 0 to below 1")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay: got {self.ema_decay}, allowed is null or a number between 0 and 1")
-        if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(f"caption_dropout: got {self.caption_dropout}, allowed is 0 to 1")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision: got {self.precision!r}, allowed is one of {', '.join(PRECISIONS)}")
-        if self.compile not in CHOICES:
-            raise ValueError(f"compile: got {self.compile!r}, allowed is one of {', '.join(CHOICES)}")
-
-    def learning_rate_at(self, step: int) -> float:
-        """The rate of the 0-based step: the first step already moves."""
-        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
-
-    def evaluation_steps(self) -> list[int]:
-        """The steps after which an evaluation is made; the last one is always among them."""
-        steps = list(range(self.eval_every_steps, self.steps + 1, self.eval_every_steps))
-        return steps if steps[-1] == self.steps else [*steps, self.steps]
-
-
 @runtime_checkable
 class Batches(Protocol):
-    """An endless, resumable source of global batches."""
+    """An endless, resumable source of batches: of every global batch, this worker's share."""
 
     def batches(self, from_step: int = 0) -> Iterator[Batch]: ...
-
-
-class TrainState:
-    """All that a run carries from step to step. Chance is no part of it: see flow.draw."""
-
-    def __init__(self, objective: TrainingObjective, config: TrainingConfig) -> None:
-        self.objective = objective
-        self.step = 0
-        self.optimizer = torch.optim.AdamW(
-            objective.parameters(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.ema_decay = config.ema_decay
-        self.averaged = None if config.ema_decay is None else _frozen_copy(objective.model)
-        if is_compiled(config.compile, next(objective.parameters()).device):
-            for model in filter(None, (objective.model, self.averaged)):
-                compile_blocks(model)
-
-    @property
-    def evaluated_model(self) -> PRX:
-        """The averaged weights where there are any, else the raw ones."""
-        return self.objective.model if self.averaged is None else self.averaged
-
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """One step of the exponential moving average, after `self.step` optimizer steps."""
-        if self.averaged is None:
-            return
-        assert self.ema_decay is not None
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged: list[Tensor] = [*self.averaged.parameters()]
-        current: list[Tensor] = [*self.objective.model.parameters()]
-        torch._foreach_lerp_(averaged, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-
-    def save(self, folder: Path) -> None:
-        """Write state.pt. The caller makes the folder visible as a whole."""
-        state = {
-            "step": self.step,
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-        }
-        torch.save(state, folder / "state.pt")
-
-    def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote. Nothing but tensors and numbers is unpickled."""
-        device = next(self.objective.parameters()).device
-        state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
-        self.step = state["step"]
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
 
 
 def train(
@@ -180,6 +51,7 @@ def train(
 
     `state` holds the weights of the yielded step while the caller has control: that is the moment to save it, and to
     drive the evaluation's looks as far as is worth while. Several workers drive them equally far.
+    source: gives this worker's share of every batch.
     evaluate: starts an evaluation of these weights, and makes each look when it is asked for.
     Raises DivergedError where the loss or the gradient is not finite.
     """
@@ -187,18 +59,25 @@ def train(
     module = workers.wrap(state.objective)
     device = next(state.objective.parameters()).device
     evaluation_steps = frozenset(config.evaluation_steps())
+    share = workers.share(config.batch_size)
     batches = source.batches(from_step=state.step)
     window = _Window(first_step=state.step)
     while state.step < config.steps:
         batch = window.next_of(batches)
-        draws = draw(batch, config.timesteps, caption_dropout=config.caption_dropout, seed=seed, step=state.step)
-        share = workers.share(len(batch))
-        local, local_draws = batch.rows(*share).to(device), draws.rows(*share).to(device)
+        assert len(batch) == share[1] - share[0], f"a share of {len(batch)} images, expected {share}"
+        draws = draw(
+            (config.batch_size, *batch.clean.shape[1:]),
+            config.timesteps,
+            caption_dropout=config.caption_dropout,
+            seed=seed,
+            step=state.step,
+            device=device,
+        ).rows(*share)
         repa = state.objective.repa
         repa_weight = 0.0 if repa is None else repa.weight_at(state.step, config.steps)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            terms = module(local, local_draws, repa_weight)
-        window.add(terms, optimizer_step(state, terms.total, config), num_images=len(batch))
+            terms = module(batch.to(device), draws, repa_weight)
+        window.add(terms, optimizer_step(state, terms.total, config), num_images=config.batch_size)
         if state.step in evaluation_steps:
             yield _evaluation(state, window, evaluate, workers)
             window = _Window(first_step=state.step)
@@ -290,9 +169,3 @@ def _stacked(values: Sequence[Tensor]) -> Tensor:
 def _mean(values: Sequence[Tensor], workers: Workers) -> float:
     """Mean over the steps and over all workers, whose shares of the batch are equal."""
     return float(workers.gather(torch.stack(list(values)).float().mean().reshape(1)).mean())
-
-
-def _frozen_copy(model: PRX) -> PRX:
-    duplicate = copy.deepcopy(model)
-    duplicate.requires_grad_(False)
-    return duplicate.eval()

@@ -16,7 +16,8 @@ from prx_model.metrics.samples import nested_counts
 from prx_model.model import PRX, count_parameters
 from prx_model.objective import TrainingObjective
 from prx_model.sampling import sample
-from prx_model.training import TrainState, optimizer_step
+from prx_model.train_state import TrainState
+from prx_model.training import optimizer_step
 from sweeps.config import listing
 from sweeps.ledger import Ledger
 from sweeps.rule import ADAPTIVE
@@ -160,7 +161,13 @@ def _time_step(config: ExperimentConfig) -> float:
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        draws = draw(batch, training.timesteps, caption_dropout=training.caption_dropout, seed=0, step=state.step)
+        draws = draw(
+            batch.clean.shape,
+            training.timesteps,
+            caption_dropout=training.caption_dropout,
+            seed=0,
+            step=state.step,
+        )
         optimizer_step(state, objective(batch, draws).total, training)
         times.append(time.perf_counter() - started)
     return min(times)

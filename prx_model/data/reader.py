@@ -27,8 +27,10 @@ class BatchReader:
         batch_size: int,
         seed: int,
         *,
+        share: tuple[int, int] | None = None,
         teacher_tokens: np.ndarray | Float[Tensor, "n N Z"] | None = None,
     ) -> None:
+        """share: the rows [start, stop) of each global batch that this worker trains on; all of them if None."""
         if not 1 <= batch_size <= len(split):
             raise ValueError(
                 f"batch_size is {batch_size}, must be 1 to {len(split)}, the images in split {split.name!r}"
@@ -42,6 +44,7 @@ class BatchReader:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
+        self.share = share or (0, batch_size)
         self._teacher_tokens = teacher_tokens
         self._orders: dict[int, Int64[np.ndarray, " n"]] = {}
 
@@ -59,8 +62,8 @@ class BatchReader:
         return endless()
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step. clean: pixels / 127.5 - 1, float32. index: positions in the split."""
-        index = self._index(step)
+        """This worker's share of one step's batch. clean: pixels / 127.5 - 1. index: positions in the split."""
+        index = self._index(step)[slice(*self.share)]
         rows = torch.from_numpy(index)
         return Batch(
             clean=self.split.images[rows].float() / 127.5 - 1,

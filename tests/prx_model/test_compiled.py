@@ -25,7 +25,8 @@ from prx_model.compiled import (
 from prx_model.distributed import Workers
 from prx_model.model import PRX, PRXConfig
 from prx_model.sampling import SamplerConfig, sample
-from prx_model.training import TrainingConfig, TrainState
+from prx_model.train_state import TrainState
+from prx_model.training_config import TrainingConfig
 from tests.models import random_batch, randomised
 from tests.prx_model.training_runs import FAST, Repeated, everything, objective_of, run, same
 

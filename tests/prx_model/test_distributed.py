@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from prx_model.distributed import Workers
 from prx_model.repa import RepaConfig
-from prx_model.training import TrainState
+from prx_model.train_state import TrainState
 from tests.prx_model.training_runs import (
     FAST,
     REPA,
+    Repeated,
     everything,
     finished,
     objective_of,
@@ -54,7 +55,8 @@ def _work(rank: int, world_size: int, rendezvous: str, folder: str, repa: RepaCo
     config = replace(FAST, ema_decay=0.9)
     state = TrainState(objective_of(repa), config)
     workers = Workers(rank=rank, world_size=world_size, wrap=wrap, gather=gather)
-    evaluations = [told(evaluation) for evaluation in run(state, config, workers=workers)]
+    source = Repeated(share=workers.share(config.batch_size))
+    evaluations = [told(evaluation) for evaluation in run(state, config, source, workers=workers)]
     torch.save({"evaluations": evaluations, **everything(state)}, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -13,7 +13,7 @@ from prx_model.experiment import DataConfig, EvaluationConfig, Experiment, Exper
 from prx_model.metrics.suite import MetricSuite, Prompts
 from prx_model.model import MODELS
 from prx_model.sampling import SamplerConfig
-from prx_model.training import TrainState
+from prx_model.train_state import TrainState
 from tests.prx_model.metrics.test_suite import suite
 from tests.prx_model.training_runs import FAST, REPA, Repeated, everything, objective_of, same
 

@@ -20,7 +20,7 @@ def _objective(config, *, depth=1, projector="mlp", weight=0.5) -> TrainingObjec
 
 
 def _draws(batch, dropout=0.0):
-    return draw(batch, TimestepLaw(), caption_dropout=dropout, seed=1, step=2)
+    return draw(batch.clean.shape, TimestepLaw(), caption_dropout=dropout, seed=1, step=2)
 
 
 def test_alignment_is_minus_the_mean_cosine():

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from prx_model.training import DivergedError, TrainingConfig, TrainState, optimizer_step, train
+from prx_model.train_state import TrainState
+from prx_model.training import DivergedError, optimizer_step, train
+from prx_model.training_config import TrainingConfig
 from tests.prx_model.training_runs import (
     FAST,
     REPA,

@@ -15,7 +15,9 @@ from prx_model.metrics.suite import SuiteResult
 from prx_model.model import MODELS, PRX
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
-from prx_model.training import Evaluation, TrainingConfig, TrainState, train
+from prx_model.train_state import TrainState
+from prx_model.training import Evaluation, train
+from prx_model.training_config import TrainingConfig
 from tests.models import random_batch, randomised
 
 TEACHER_WIDTH = 6
@@ -30,13 +32,14 @@ class Repeated:
     """A different batch for every step, a pure function of the step: the shape of a resumable reader."""
 
     count: int = 4
+    share: tuple[int, int] | None = None
     poisoned_step: int | None = None  # 0-based; one sample of this step's batch holds a NaN
     only: int | None = None  # always this one
 
     def batches(self, from_step: int = 0) -> Iterator[Batch]:
         step = from_step
         while True:
-            yield self.at(step)
+            yield self.at(step).rows(*(self.share or (0, self.count)))
             step += 1
 
     def at(self, step: int) -> Batch:

@@ -56,6 +56,19 @@ def test_each_epoch_shows_every_image_once(shape: tuple[int, int], seed: int) ->
         assert sorted(stream[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
 
 
+@given(seeds, st.integers(0, 20), st.sampled_from([1, 2, 4]))
+def test_shares_of_all_workers_make_up_the_batch(seed: int, step: int, world_size: int) -> None:
+    whole = BatchReader(split_of(10), 4, seed).batch(step)
+    size = 4 // world_size
+    shares = [
+        BatchReader(split_of(10), 4, seed, share=(rank * size, (rank + 1) * size)).batch(step)
+        for rank in range(world_size)
+    ]
+    assert all(len(share) == size for share in shares)
+    assert torch.equal(torch.cat([share.index for share in shares]), whole.index)
+    assert torch.equal(torch.cat([share.clean for share in shares]), whole.clean)
+
+
 @given(shapes, seeds, st.integers(0, 50))
 def test_rows_of_a_batch_belong_together(shape: tuple[int, int], seed: int, step: int) -> None:
     count, batch_size = shape
