@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 import torch
 from torch.backends import cudnn, mkldnn
 
-# Matrix products and convolutions, on GPUs and on CPUs. torch computes convolutions on a GPU in TensorFloat-32 unless it
-# is told not to: 10 bits of mantissa, and features that differ in the third digit.
+# Matrix products and convolutions, on GPUs and on CPUs. Unless it is told not to, torch computes convolutions on a GPU
+# in TensorFloat-32, which has 11 bits: features would differ in the third or fourth digit.
 _OPERATIONS = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)  # pyright: ignore
 
 
