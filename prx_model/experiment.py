@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from prx_model.data.reader import BatchReader
-    from prx_model.data.store import ImageCaptionStore, Split
+    from prx_model.data.store import ImageCaptionStore
     from prx_model.metrics.suite import MetricSuite, SuiteResult
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -119,7 +119,7 @@ def prepare(config: ExperimentConfig, cache: Path, progress: Progress | None = N
     store = open_store(config.data, cache, progress, kept)
     if config.repa is not None:
         _teacher_tokens(config, store, cache, kept, progress)
-    _suite(config, store, cache, "cpu", kept)
+    _suite(config, store, cache, "cpu", kept, progress)
 
 
 def open_store(
@@ -171,25 +171,31 @@ def _teacher_tokens(
 
 
 def _suite(
-    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str, kept: Kept
+    config: ExperimentConfig,
+    store: ImageCaptionStore,
+    cache: Path,
+    device: torch.device | str,
+    kept: Kept,
+    progress: Progress | None = None,
 ) -> MetricSuite:
     side = config.data.resolution
     fingerprint = (config.evaluation, store.fingerprint, config.model.in_channels, side, cache, str(device))
-    return kept.get("suite", fingerprint, lambda: _build_suite(config, store, cache, device))
+    return kept.get("suite", fingerprint, lambda: _build_suite(config, store, cache, device, progress))
 
 
 def _build_suite(
-    config: ExperimentConfig, store: ImageCaptionStore, cache: Path, device: torch.device | str
+    config: ExperimentConfig,
+    store: ImageCaptionStore,
+    cache: Path,
+    device: torch.device | str,
+    progress: Progress | None,
 ) -> MetricSuite:
-    from prx_model.metrics.suite import Prompts, build_suite
+    from prx_model.metrics.suite import build_suite
 
-    evaluation, heldout = config.evaluation, store.heldout
-    prompts = Prompts(text=heldout.text, text_mask=heldout.text_mask, captions=list(heldout.captions))
+    evaluation = config.evaluation
     return build_suite(
         evaluation.metrics,
-        images=_reference_images(heldout),
-        images_fingerprint=store.heldout.fingerprint,
-        prompts=prompts,
+        heldout=store.heldout,
         sample_shape=(config.model.in_channels, config.data.resolution, config.data.resolution),
         noise_seed=evaluation.noise_seed,
         num_samples=evaluation.num_samples,
@@ -197,12 +203,8 @@ def _build_suite(
         parts=evaluation.nested,
         cache=cache,
         device=device,
+        progress=progress,
     )
-
-
-def _reference_images(heldout: Split) -> Tensor:
-    """What samples are compared with: the held-out images, whose captions the prompts are."""
-    return heldout.images
 
 
 @dataclass(frozen=True, kw_only=True)

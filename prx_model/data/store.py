@@ -62,6 +62,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def texts_of(self, rows: Sequence[int]) -> tuple[Float[Tensor, "k L E"], Bool[Tensor, "k L"]]:
+        """Token states of the rows' captions and where they are real."""
+        chosen = torch.as_tensor(rows, dtype=torch.int64)
+        return self.text[chosen], self.text_mask[chosen]
+
+    def images_of(self, rows: Sequence[int]) -> UInt8[Tensor, "k 3 R R"]:
+        """The rows' images in RGB."""
+        return self.images[torch.as_tensor(rows, dtype=torch.int64)]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageCaptionStore:
