@@ -16,9 +16,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prx_model.hub_teachers import CLIP_MEAN, CLIP_STD, DINOV2_REG, HubFamily, load_hub_model, weights_digest
-from prx_model.metrics.frechet import MISSING_FID
 from prx_model.metrics.names import known
+from prx_model.metrics.precision import full_float32
 from prx_model.pretrained import Frozen, Normalize, resize_bicubic, unit_range
+
+MISSING_FID = "install the extra: pip install 'prx-sweeps[cluster]', and the torchvision that belongs to your torch"
 
 
 class FeatureExtractor(Frozen):
@@ -51,8 +53,8 @@ class FeatureExtractor(Frozen):
                 f"{self.name} got {image.dtype} of shape {tuple(image.shape)}; it takes uint8 RGB, [B, 3, R, R]. "
                 "Turn pixels in [-1, 1] into uint8 first: ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)"
             )
-        # A trainer's autocast would round features to bfloat16, and the yardstick would change with the precision.
-        with torch.autocast(image.device.type, enabled=False):
+        # A trainer's autocast would round features to 8 bits and its TF32 to 11: another yardstick for every setting.
+        with torch.autocast(image.device.type, enabled=False), full_float32():
             features = self.network(image if self.side is None else self._resized(image)).float()
         assert features.shape == (image.shape[0], self.width), f"{self.name}: {tuple(features.shape)}"
         return features
