@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -38,3 +39,9 @@ class Workers:
             raise ValueError(f"batch_size: got {count}, allowed are multiples of {self.world_size}, one per worker")
         size = count // self.world_size
         return self.rank * size, (self.rank + 1) * size
+
+    def accumulating(self, module: nn.Module, last: bool) -> AbstractContextManager[object]:
+        """Around forward and backward of one of several micro-batches: workers exchange gradients in the last alone."""
+        if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
+            return module.no_sync()
+        return nullcontext()

@@ -11,7 +11,9 @@ from torch import Tensor
 from prx_model.compiled import compile_blocks, is_compiled
 from prx_model.model import PRX
 from prx_model.objective import TrainingObjective
+from prx_model.optimizers import build_optimizer
 from prx_model.training_config import TrainingConfig
+from prx_model.window import Window
 
 
 class TrainState:
@@ -20,14 +22,9 @@ class TrainState:
     def __init__(self, objective: TrainingObjective, config: TrainingConfig) -> None:
         self.objective = objective
         self.step = 0
-        self.optimizer = torch.optim.AdamW(
-            objective.parameters(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.window = Window()
+        objective.model.gradient_checkpointing = config.gradient_checkpointing
+        self.optimizer = build_optimizer(objective, config)
         self.ema_decay = config.ema_decay
         self.averaged = None if config.ema_decay is None else _frozen_copy(objective.model)
         if is_compiled(config.compile, next(objective.parameters()).device):
@@ -54,6 +51,7 @@ class TrainState:
         """Write state.pt. The caller makes the folder visible as a whole."""
         state = {
             "step": self.step,
+            "window": self.window.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
@@ -65,6 +63,7 @@ class TrainState:
         device = next(self.objective.parameters()).device
         state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
         self.step = state["step"]
+        self.window.load_state_dict(state["window"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
