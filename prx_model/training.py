@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prx_model.batch import Batch
-from prx_model.distributed import Workers
+from prx_model.distributed import Workers, whole
 from prx_model.evaluation import Evaluation, Looks
 from prx_model.flow import draw
 from prx_model.metrics.suite import SuiteResult
@@ -55,8 +55,8 @@ def train(
     evaluate: starts an evaluation of these weights, and makes each look when it is asked for.
     Raises DivergedError where the loss or the gradient is not finite.
     """
-    workers = workers or Workers()
-    module = workers.wrap(state.objective)
+    workers = workers or state.workers
+    module = state.module
     device = next(state.objective.parameters()).device
     evaluation_steps = frozenset(config.evaluation_steps())
     share = workers.share(config.batch_size)
@@ -93,7 +93,7 @@ def optimizer_step(state: TrainState, loss: Tensor, config: TrainingConfig) -> T
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.update_average()
-    return norm
+    return whole(norm)
 
 
 @dataclass
