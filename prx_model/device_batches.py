@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,13 +33,13 @@ def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
 def _through_pinned_memory(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Each batch travels on a stream of its own, beside the steps that the host has already given to the device."""
     transfers = torch.cuda.Stream(device)
-    used: deque[torch.cuda.Event] = deque()
+    used: deque[Any] = deque()
     for batch in batches:
         with torch.cuda.stream(transfers):
             arriving = _each(batch, Tensor.pin_memory).to(device)
         steps = torch.cuda.current_stream(device)
         steps.wait_stream(transfers)
-        for tensor in _tensors(arriving):
+        for _, tensor in _tensors(arriving):
             if tensor.is_cuda:
                 tensor.record_stream(steps)  # its memory is not given away before the step is done with it
         yield arriving
@@ -50,12 +51,11 @@ def _through_pinned_memory(batches: Iterator[Batch], device: torch.device) -> It
 
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
+    return replace(batch, **{name: change(tensor) for name, tensor in _tensors(batch)})
 
 
-def _tensors(batch: Batch) -> Iterator[Tensor]:
+def _tensors(batch: Batch) -> Iterator[tuple[str, Any]]:
     for field in fields(batch):
         value = getattr(batch, field.name)
         if value is not None:
-            yield value
+            yield field.name, value

@@ -19,7 +19,7 @@ from prx_model.model import PRX, PRXConfig
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig, pixels_to_images, sample
-from prx_model.train_state import TrainState
+from prx_model.train_state import TrainState, evaluated_weights
 from prx_model.training import train
 from prx_model.training_config import TrainingConfig
 
@@ -260,7 +260,7 @@ def open_experiment(
     kept, workers, batch_size = kept or Kept(), workers or Workers(), config.training.batch_size
     store = open_store(config.data, cache, kept=kept)
     tokens = None if config.repa is None else _teacher_tokens(config, store, cache, kept)
-    state = TrainState(build_objective(config, store.null_text).to(device), config.training)
+    state = TrainState(build_objective(config, store.null_text).to(device), config.training, workers)
     if checkpoint is not None:
         state.load(checkpoint)
     return Experiment(
@@ -286,9 +286,6 @@ def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObje
 
 def export_model(config: ExperimentConfig, checkpoint: Path, folder: Path) -> None:
     """Write the weights that evaluations scored as a folder for diffusers' PRXTransformer2DModel.from_pretrained."""
-    saved = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
     model = PRX(config.model)
-    prefix = "model."
-    raw = {name.removeprefix(prefix): w for name, w in saved["objective"].items() if name.startswith(prefix)}
-    model.load_state_dict(raw if saved["averaged"] is None else saved["averaged"])
+    model.load_state_dict(evaluated_weights(checkpoint))
     model.save_pretrained(folder)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prx_model.batch import Batch
 from prx_model.device_batches import on_device
-from prx_model.distributed import Workers
+from prx_model.distributed import Workers, whole
 from prx_model.evaluation import Evaluation, Looks, Pause
 from prx_model.flow import Draws, draw
 from prx_model.metrics.suite import SuiteResult
@@ -60,7 +60,7 @@ def train(
     clock: seconds, of which the loop takes differences. The first worker's decides on pauses.
     Raises DivergedError where the loss or the gradient is not finite.
     """
-    workers = workers or Workers()
+    workers = workers or state.workers
     step = _Step(state, config, workers, teacher, seed)
     evaluation_steps = frozenset(config.evaluation_steps())
     watch = _Watch(clock, step.device)
@@ -88,7 +88,6 @@ class _Step:
         self, state: TrainState, config: TrainingConfig, workers: Workers, teacher: OnlineTeacher | None, seed: int
     ) -> None:
         self.state, self.config, self.workers, self.teacher, self.seed = state, config, workers, teacher, seed
-        self.module = workers.wrap(state.objective)
         self.device = next(state.objective.parameters()).device
         self.share = workers.share(config.batch_size)
 
@@ -118,7 +117,7 @@ class _Step:
         for start in range(0, count, size):
             stop = min(start + size, count)
             part = (stop - start) / count
-            with self.workers.accumulating(self.module, last=stop == count):
+            with self.workers.accumulating(self.state.module, last=stop == count):
                 terms = self._loss(batch.rows(start, stop), draws.rows(start, stop))
                 (terms.total * part).backward()
             flow.append(terms.flow.detach() * part)
@@ -132,7 +131,7 @@ class _Step:
         if weight > 0 and batch.teacher_tokens is None and self.teacher is not None:
             batch = batch.with_teacher_tokens(self._teacher_tokens(batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.module(batch, draws, weight)
+            return self.state.module(batch, draws, weight)
 
     @torch.no_grad()
     def _teacher_tokens(self, batch: Batch) -> Tensor:
@@ -153,7 +152,7 @@ def update(state: TrainState, config: TrainingConfig) -> Tensor:
     """Clip, step, average, and forget the gradients. Returns their norm before clipping, on the device."""
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate_at(state.step)
-    norm = nn.utils.clip_grad_norm_(state.objective.parameters(), config.grad_clip)
+    norm = whole(nn.utils.clip_grad_norm_(state.objective.parameters(), config.grad_clip))
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1

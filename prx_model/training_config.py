@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from prx_model.compiled import CHOICES, NEVER
+from prx_model.distributed import DDP, PARALLEL
 from prx_model.flow import TimestepLaw
 
 PRECISIONS = ("fp32", "bf16")
@@ -13,7 +14,6 @@ ADAMW, MUON = "adamw", "muon"
 OPTIMIZERS = (ADAMW, MUON)
 CONSTANT, COSINE = "constant", "cosine"
 SCHEDULES = (CONSTANT, COSINE)
-PARALLEL = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class TrainingConfig:
     caption_dropout: float = 0.1
     precision: str = "bf16"
     gradient_checkpointing: bool = False
-    parallel: str = PARALLEL[0]
+    parallel: str = DDP
     checkpoint_every_min: float | None = None
     compile: str = NEVER
     timesteps: TimestepLaw = field(default_factory=TimestepLaw)
