@@ -19,7 +19,7 @@ from prx_model.model import PRX
 from prx_model.objective import TrainingObjective
 from prx_model.sampling import sample
 from prx_model.teacher_tokens import prepare_teacher, teacher_tokens
-from prx_model.train_state import TrainState
+from prx_model.train_state import TrainState, evaluated_weights
 from prx_model.training import Batches, train
 from prx_model.yardstick import latent_space, suite_of, to_images
 
@@ -116,7 +116,7 @@ def open_experiment(
     store = open_store(config.data, cache, kept=kept)
     check_fits(config, store.manifest)
     tokens = teacher_tokens(config, store, cache, kept, device)
-    state = TrainState(build_objective(config, store.null_text).to(device), config.training)
+    state = TrainState(build_objective(config, store.null_text).to(device), config.training, workers)
     if checkpoint is not None:
         state.load(checkpoint)
     return Experiment(
@@ -142,9 +142,6 @@ def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObje
 
 def export_model(config: ExperimentConfig, checkpoint: Path, folder: Path) -> None:
     """Write the weights that evaluations scored as a folder for diffusers' PRXTransformer2DModel.from_pretrained."""
-    saved = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
     model = PRX(config.model)
-    prefix = "model."
-    raw = {name.removeprefix(prefix): w for name, w in saved["objective"].items() if name.startswith(prefix)}
-    model.load_state_dict(raw if saved["averaged"] is None else saved["averaged"])
+    model.load_state_dict(evaluated_weights(checkpoint))
     model.save_pretrained(folder)

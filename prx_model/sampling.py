@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from prx_model.distributed import whole_weights
 from prx_model.model import PRX
 
 Velocity = Callable[[Tensor, float], Tensor]
@@ -61,7 +62,18 @@ def sample(
     null_text: Float[Tensor, "L0 E"],
     config: SamplerConfig,
 ) -> Float[Tensor, "B C H W"]:
-    """One sample per row of noise, in the model's space (pixels in about [-1, 1], or scaled latents)."""
+    """One sample per row of noise, in the model's space (pixels in about [-1, 1], or scaled latents).
+
+    A model that lies in parts on all workers is gathered once for all steps: every worker calls this equally often.
+    """
+    with whole_weights(model):
+        return _sample(model, noise, (text, text_mask), null_text, config)
+
+
+def _sample(
+    model: PRX, noise: Tensor, prompt: tuple[Tensor, Tensor], null_text: Tensor, config: SamplerConfig
+) -> Tensor:
+    text, text_mask = prompt
     if config.guidance == 1:
         keys = model.project_text(text)
         return euler(lambda x, t: model(x, _full(t, x), keys, text_mask).velocity, noise, config.times())
