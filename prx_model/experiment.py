@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prx_model.data_source import Progress, batches_of, check_fits, open_store
 from prx_model.distributed import Workers
-from prx_model.evaluation import Evaluation
+from prx_model.evaluation import Evaluation, Pause
 from prx_model.experiment_config import SOURCES, DataConfig, EvaluationConfig, ExperimentConfig
 from prx_model.kept import Kept
 from prx_model.model import PRX
@@ -75,8 +75,11 @@ class Experiment:
     space: LatentSpace | None = None
     teacher: OnlineTeacher | None = None
 
-    def evaluations(self) -> Iterator[Evaluation]:
-        """Train to the end, evaluation by evaluation, each as far as the caller looks. Break out of it to stop."""
+    def evaluations(self) -> Iterator[Evaluation | Pause]:
+        """Train to the end, evaluation by evaluation, each as far as the caller looks. Break out of it to stop.
+
+        With `checkpoint_every_min`, pauses come between them: moments to save the state, with nothing to look at.
+        """
         null_text = self.state.objective.null_text
         config, space = self.config.evaluation.sampler, self.space
 
@@ -94,6 +97,7 @@ class Experiment:
             seed=self.config.seed,
             evaluate=evaluate,
             workers=self.workers,
+            teacher=self.teacher,
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prx_model.data_source import heldout_of, sample_shape
 from prx_model.kept import Kept
+from prx_model.metrics.precision import full_float32
 from prx_model.sampling import pixels_to_images
 
 if TYPE_CHECKING:
@@ -72,6 +73,6 @@ def to_images(samples: Float[Tensor, "B C H W"], space: LatentSpace | None) -> U
     """Samples in the model's space as RGB. Latents are decoded a few at a time, so that a large batch fits."""
     if space is None:
         return pixels_to_images(samples)
-    side = samples.shape[-1] * space.downsampling
-    images = max(1, DECODED_PIXELS // side**2)
-    return torch.cat([space.decode(part) for part in samples.split(images)])
+    images = max(1, DECODED_PIXELS // (samples.shape[-1] * space.downsampling) ** 2)
+    with full_float32():
+        return torch.cat([space.decode(part) for part in samples.split(images)])
