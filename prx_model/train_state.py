@@ -14,7 +14,9 @@ from prx_model.compiled import compile_blocks, is_compiled
 from prx_model.distributed import Workers, local_part
 from prx_model.model import PRX
 from prx_model.objective import TrainingObjective
+from prx_model.optimizers import build_optimizer
 from prx_model.training_config import TrainingConfig
+from prx_model.window import Window
 
 TENSORS = ("objective/", "optimizer/", "averaged/")
 
@@ -30,20 +32,15 @@ class TrainState:
         self.workers = workers or Workers()
         self.objective = objective
         self.step = 0
+        self.window = Window()
+        objective.model.gradient_checkpointing = config.gradient_checkpointing
         self.ema_decay = config.ema_decay
         self.averaged = None if config.ema_decay is None else _frozen_copy(objective.model)
         if is_compiled(config.compile, next(objective.parameters()).device):
             for model in filter(None, (objective.model, self.averaged)):
                 compile_blocks(model)
         self.module = self.workers.prepare(objective, self.averaged)
-        self.optimizer = torch.optim.AdamW(
-            objective.parameters(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(objective, config)
 
     @property
     def evaluated_model(self) -> PRX:
@@ -69,10 +66,10 @@ class TrainState:
         tensors = self._tensors()
         if self.workers.is_sharded:
             groups = {"param_groups": tensors["optimizer"]["param_groups"]}
-            rest = {"step": self.step, "optimizer": groups}
+            rest = {"step": self.step, "window": self.window.state_dict(), "optimizer": groups}
             saved_state.write_parts(tensors, rest, folder, rank=self.workers.rank)
         elif self.workers.rank == 0:
-            saved_state.write_whole({"step": self.step, **tensors}, folder)
+            saved_state.write_whole({"step": self.step, "window": self.window.state_dict(), **tensors}, folder)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote, with these or any other workers, sharded or not.
@@ -89,6 +86,7 @@ class TrainState:
         saved_state.read_into(known, folder)
         rest = saved_state.read_rest(folder)
         self.step = rest["step"]
+        self.window.load_state_dict(rest["window"])
         for group, saved_group in zip(self.optimizer.param_groups, rest["optimizer"]["param_groups"], strict=True):
             group.update({name: value for name, value in saved_group.items() if name != "params"})
 
