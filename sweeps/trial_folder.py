@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,32 +12,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prx_model.data.durable import whole_folder
+from prx_model.checkpoints import Checkpoints
+from prx_model.distributed import Workers
 from sweeps.storage import SweepPaths
 
 HEARTBEAT_S = 2.0
 ORPHAN_WAIT_S = 60
-CHECKPOINT = "checkpoint_"
-
-
-def save_checkpoint(paths: SweepPaths, trial: str, step: int, write: Callable[[Path], None]) -> None:
-    """Let `write` fill the folder of this step's checkpoint, then drop the older ones: a kill leaves one that is whole.
-
-    A checkpoint of the same step, which a resume has made again, is the same to the bit and stays.
-    """
-    folder = paths.trial_folder(trial)
-    target = folder / f"{CHECKPOINT}{step:09d}"
-    if not target.exists():
-        with whole_folder(target) as partial:
-            write(partial)
-    for other in folder.iterdir():
-        if other != target:  # older ones, and what a kill has left half written
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def latest_checkpoint(paths: SweepPaths, trial: str) -> Path | None:
     """The newest whole checkpoint of a trial."""
-    return max(paths.trial_folder(trial).glob(f"{CHECKPOINT}*"), default=None)
+    return Checkpoints(paths.trial_folder(trial), Workers()).latest()
 
 
 def save_samples(images: Tensor, path: Path) -> None:

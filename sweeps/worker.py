@@ -15,18 +15,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prx_model.checkpoints import CheckpointError, Checkpoints
 from prx_model.distributed import Workers, joined_workers
-from prx_model.evaluation import Evaluation
+from prx_model.evaluation import Evaluation, Pause
 from prx_model.experiment import Experiment, ExperimentConfig, open_experiment
 from prx_model.kept import Kept
 from prx_model.metrics.suite import SuiteResult
-from prx_model.training import DivergedError
+from prx_model.window import DivergedError
 from sweeps.config import load_config
 from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
-from sweeps.trial_folder import heartbeat, latest_checkpoint, log_to, only_writer, save_checkpoint, save_samples
+from sweeps.trial_folder import heartbeat, log_to, only_writer, save_samples
 
 logger = logging.getLogger("sweeps.worker")
 
@@ -40,9 +41,11 @@ class Place:
     world_size: int = 1
 
     def workers(self, config: ExperimentConfig) -> Workers:
-        # Where REPA stops in the middle of the run, the projector has no gradient from there on.
-        stops_repa = config.repa is not None and config.repa.schedule == "stop"
-        return joined_workers(find_unused=stops_repa)
+        """All workers of the trial, in the process group that Ray Train has made."""
+        ends_early = config.repa is not None and config.repa.ends_early
+        workers = joined_workers(config.training.parallel, find_unused=ends_early)
+        assert (workers.rank, workers.world_size) == (self.rank, self.world_size), (workers, self)
+        return workers
 
 
 class TrialFailedError(Exception):
@@ -71,8 +74,9 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
             yield from trial.run(kept)
         except Exception as error:
             logger.exception("trial %s failed on rank %d", task.trial, place.rank)
-            # A gradient that is not finite is so on every worker; a run that cannot be opened has exchanged nothing.
-            orderly = trial.experiment is None or isinstance(error, DivergedError)
+            # A gradient that is not finite is so on every worker, a checkpoint fails for all, and a run that cannot be
+            # opened has exchanged nothing.
+            orderly = trial.experiment is None or isinstance(error, DivergedError | CheckpointError)
             raise TrialFailedError(trial.step, error, orderly=orderly) from error
 
 
@@ -120,15 +124,20 @@ class _Trial:
             if self.place.rank == 0:
                 stack.enter_context(heartbeat(self.ledger.paths, self.task.trial, lambda: self.step))
             resumed_from = experiment.state.step
-            for evaluation in experiment.evaluations():
-                looks, eval_s = self._look(evaluation, experiment)
-                if self.place.rank == 0:
-                    verdict = self._verdict(evaluation.step, looks, num_steps)
-                    row = self._row(evaluation, looks, verdict, resumed_from, start_s=start_s, eval_s=eval_s)
-                    self._record(row, looks[-1].images, verdict)
+            for moment in experiment.evaluations():
+                if isinstance(moment, Pause):
                     self._save(experiment)
+                    continue
+                looks, eval_s = self._look(moment, experiment)
+                row = None
+                if self.place.rank == 0:
+                    verdict = self._verdict(moment.step, looks, num_steps)
+                    row = self._row(moment, looks, verdict, resumed_from, start_s=start_s, eval_s=eval_s)
+                    self._record(row, looks[-1].images, verdict)
+                start_s = self.checkpoint_s = 0.0
+                self._save(experiment)
+                if row is not None:
                     yield row
-                start_s = 0.0
                 if self._agreed(verdict is not None and verdict.stop, experiment.workers):
                     break
         if self.place.rank == 0:
@@ -141,7 +150,7 @@ class _Trial:
             Path(self.task.cache),
             device=self.place.device,
             workers=self.place.workers(config),
-            checkpoint=latest_checkpoint(self.ledger.paths, self.task.trial),
+            checkpoint=self._checkpoints(self.place.workers(config)).latest(),
             kept=kept,
         )
         step, steps, rank = experiment.state.step, config.training.steps, self.place.rank
@@ -230,10 +239,14 @@ class _Trial:
         if verdict is not None:
             logger.info("verdict: %s", verdict.reason)
 
+    def _checkpoints(self, workers: Workers) -> Checkpoints:
+        return Checkpoints(self.ledger.paths.trial_folder(self.task.trial), workers)
+
     def _save(self, experiment: Experiment) -> None:
+        """A checkpoint of this step, by all workers together."""
         started = time.perf_counter()
-        save_checkpoint(self.ledger.paths, self.task.trial, experiment.state.step, experiment.state.save)
-        self.checkpoint_s = time.perf_counter() - started
+        self._checkpoints(experiment.workers).save(experiment.state.step, experiment.state.save)
+        self.checkpoint_s += time.perf_counter() - started
 
     def _end(self, verdict: Verdict | None, num_steps: int) -> None:
         stopped = verdict is not None and verdict.stop
