@@ -18,8 +18,10 @@ from prx_model.objective import TrainingObjective
 from prx_model.sampling import sample
 from prx_model.train_state import TrainState
 from prx_model.training import optimizer_step
+from prx_model.training_config import ADAMW, MUON
 from sweeps.config import listing
 from sweeps.ledger import Ledger
+from sweeps.preflight import stored_manifest, weight_findings
 from sweeps.rule import ADAPTIVE
 from sweeps.search import num_open
 from sweeps.space import SearchSpace, flattered_metrics
@@ -51,6 +53,7 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
             ("Note", f"{m} is scored by the network that teacher {t} is: it flatters that teacher")
             for m, t in flattered
         ],
+        *[("Weights", finding.line) for finding in weight_findings(space)],
         ("Time", estimate(space, config, paths)),
         ("Results", str(paths.root)),
     ]
@@ -68,14 +71,27 @@ def _model_line(space: SearchSpace, config: ExperimentConfig) -> str:
 
 def _data_line(config: ExperimentConfig) -> str:
     data = config.data
-    place = f"the encoded data set at {data.path}" if data.path else data.source
-    return f"{place} at {data.resolution}x{data.resolution}, {data.num_heldout} images held out"
+    side = f"{data.resolution}x{data.resolution}"
+    if data.source != "store":
+        return f"{data.source} at {side}, {data.num_heldout:,} images held out"
+    manifest = stored_manifest(config)
+    if manifest is None:
+        return f"no encoded data set at {data.path} yet: prx-sweeps encode SOURCE --to {data.path}"
+    space = "pixels" if manifest.latents is None else f"latents of {manifest.latents.autoencoder}"
+    return (
+        f"{manifest.source.name} at {side} from {data.path}: {manifest.counts['train']:,} images as {space}, captions as "
+        f"states of {manifest.text_encoder.name}; {data.num_heldout:,} held out"
+    )
 
 
 def _training_line(config: ExperimentConfig) -> str:
     t = config.training
     averaged = "raw weights" if t.ema_decay is None else f"EMA {t.ema_decay:g}"
-    return f"{t.steps:,} steps of batch {t.batch_size}, AdamW lr {t.learning_rate:g}, {t.precision}, {averaged} scored"
+    optimizer = {ADAMW: "AdamW", MUON: "Muon"}[t.optimizer]
+    return (
+        f"{t.steps:,} steps of batch {t.batch_size}, {optimizer} lr {t.learning_rate:g} ({t.schedule}), {t.precision}, "
+        f"{averaged} scored"
+    )
 
 
 def _evaluation_line(space: SearchSpace, config: ExperimentConfig) -> str:

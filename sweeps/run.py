@@ -89,13 +89,14 @@ def _run(
     choice: cluster.Choice,
     address: str | None,
 ) -> int:
-    from sweeps import plan, progress, provenance, report, sweep
+    from sweeps import plan, preflight, progress, provenance, report, sweep
     from sweeps.summary import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
     with sweep.only_driver(paths):
         paths.space.write_bytes(options.space.read_bytes())
         provenance.append_start(paths.starts, provenance.provenance(choice.profile, choice.reason))
+        preflight.check_weights_at_hand(space)
         sweep.prepare_caches(started, progress.CacheProgress(console))
         plan.print_plan(console, space, paths)
         with cluster.printing_to(paths.logs / "ray.log"):

@@ -18,6 +18,7 @@ def check_trials(space: SearchSpace) -> None:
     """Build the baseline, and the candidates at the corners of the space. Raises ConfigError."""
     baseline = space.baseline_config(space.first_seed)
     _check_metrics(space, baseline)
+    _check_workers(space, baseline)
     for varied, overrides in _corners(space):
         try:
             config = space.candidate_config(overrides)
@@ -70,6 +71,13 @@ def _check_metrics(space: SearchSpace, config: ExperimentConfig) -> None:
         direction = METRICS[objective.metric].direction
         raise ConfigError("objective.mode", f"got {objective.mode}, allowed is {direction} for {objective.metric}")
     _check_num_samples(evaluation, config)
+
+
+def _check_workers(space: SearchSpace, config: ExperimentConfig) -> None:
+    """A global batch that the workers of a trial can share."""
+    count, workers = config.training.batch_size, space.resources.workers
+    if count % workers:
+        raise ConfigError("resources.workers", f"got {workers}, allowed is a divisor of training.batch_size {count}")
 
 
 def _check_num_samples(evaluation: EvaluationConfig, config: ExperimentConfig) -> None:

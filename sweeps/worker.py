@@ -127,6 +127,7 @@ class _Trial:
             for moment in experiment.evaluations():
                 if isinstance(moment, Pause):
                     self._save(experiment)
+                    logger.info("checkpoint at step %d", moment.step)
                     continue
                 looks, eval_s = self._look(moment, experiment)
                 row = None

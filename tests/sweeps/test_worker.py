@@ -141,6 +141,22 @@ def test_a_trial_that_is_cut_off_goes_on_from_its_checkpoint_to_the_same_numbers
     assert numbers(paths, "candidate-000") == numbers(whole, "candidate-000")
 
 
+def test_a_trial_that_fails_between_evaluations_goes_on_from_a_pause(paths, cache, tmp_path, monkeypatch):
+    often = {"training": {"steps": 45, "eval_every_steps": 45, "checkpoint_every_min": 1e-9}}
+    whole = SweepPaths(tmp_path / "whole")
+    whole.create()
+    _train(planned_task(whole, cache, "candidate-000", CANDIDATE, change=often))
+    assert "checkpoint at step 40" in whole.trial_log("candidate-000").read_text()
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE, change=often)
+    with monkeypatch.context() as patch:
+        patch.setattr("prx_model.experiment.sample", lambda *_, **__: 1 / 0)
+        with pytest.raises(TrialFailedError, match="division by zero"):
+            _train(task)
+    assert latest_checkpoint(paths, "candidate-000").name.endswith("40")
+    assert [row.resumed_from for row in _train(task)] == [40]
+    assert numbers(paths, "candidate-000") == numbers(whole, "candidate-000")
+
+
 def test_a_trial_has_the_same_numbers_first_and_after_five_others(paths, cache):
     """To the bit, in one process, with failures and other settings among those before it."""
     kept, torch_default = Kept(), torch.get_default_dtype()
