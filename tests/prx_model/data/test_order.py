@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ seeds = st.integers(0, 2**40)
 
 
 @st.composite
-def orders(draw: st.DrawFn) -> Order:
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
     groups = draw(group_lists)
     batch_size = draw(st.integers(1, sum(groups)))
-    return Order(groups, batch_size, draw(seeds), shuffle_rows=draw(st.integers(1, 300)))
+    shuffle_rows = draw(st.integers(1, 300))
+    return {"group_rows": groups, "batch_size": batch_size, "seed": draw(seeds), "shuffle_rows": shuffle_rows}
 
 
 def epoch_of(order: Order, epoch: int) -> list[list[int]]:
@@ -26,19 +28,21 @@ def epoch_of(order: Order, epoch: int) -> list[list[int]]:
     return [order.step(step).rows.tolist() for step in range(first, first + order.steps_per_epoch)]
 
 
-@given(orders(), st.integers(0, 3))
-def test_an_epoch_shows_no_row_twice_and_drops_less_than_a_batch(order: Order, epoch: int) -> None:
+@given(shapes(), st.integers(0, 3))
+def test_an_epoch_shows_no_row_twice_and_drops_less_than_a_batch(shape: dict[str, Any], epoch: int) -> None:
+    order = Order(**shape)
     batches = epoch_of(order, epoch)
     rows = [row for batch in batches for row in batch]
-    num_rows = int(order._group_rows.sum())
+    num_rows = sum(shape["group_rows"])
     assert all(len(batch) == order.batch_size for batch in batches)
     assert len(set(rows)) == len(rows)
     assert set(rows) <= set(range(num_rows))
     assert 0 <= num_rows - len(rows) < order.batch_size
 
 
-@given(orders(), st.integers(0, 60), st.sampled_from([1, 2, 3, 8]))
-def test_shares_put_together_are_the_batch(order: Order, step: int, num_workers: int) -> None:
+@given(shapes(), st.integers(0, 60), st.sampled_from([1, 2, 3, 8]))
+def test_shares_put_together_are_the_batch(shape: dict[str, Any], step: int, num_workers: int) -> None:
+    order = Order(**shape)
     borders = [order.batch_size * worker // num_workers for worker in range(num_workers + 1)]
     shares = [order.step(step, (a, b)) for a, b in pairwise(borders) if a < b]
     whole = order.step(step)
@@ -46,10 +50,9 @@ def test_shares_put_together_are_the_batch(order: Order, step: int, num_workers:
     assert set().union(*(share.groups for share in shares)) == set(whole.groups)
 
 
-@given(orders(), st.integers(0, 40))
-def test_any_step_can_come_first(order: Order, step: int) -> None:
-    anew = Order(order._group_rows.tolist(), order.batch_size, order.seed, shuffle_rows=300)
-    walked = Order(order._group_rows.tolist(), order.batch_size, order.seed, shuffle_rows=300)
+@given(shapes(), st.integers(0, 40))
+def test_any_step_can_come_first(shape: dict[str, Any], step: int) -> None:
+    anew, walked = Order(**shape), Order(**shape)
     for earlier in range(step):
         walked.step(earlier)
     for later in range(step, step + 3):
@@ -57,14 +60,15 @@ def test_any_step_can_come_first(order: Order, step: int) -> None:
         assert anew.step(later).groups == walked.step(later).groups
 
 
-@given(orders(), st.integers(0, 60))
-def test_rows_lie_in_the_groups_that_are_alive(order: Order, step: int) -> None:
+@given(shapes(), st.integers(0, 60))
+def test_rows_lie_in_the_groups_that_are_alive(shape: dict[str, Any], step: int) -> None:
+    order = Order(**shape)
     plan = order.step(step)
     groups, places = order.group_of(plan.rows)
     assert set(groups.tolist()) <= set(plan.groups)
-    firsts = np.cumsum(order._group_rows) - order._group_rows
-    assert (firsts[groups] + places == plan.rows).all()
-    assert ((places >= 0) & (places < order._group_rows[groups])).all()
+    sizes = np.array(shape["group_rows"])
+    assert ((np.cumsum(sizes) - sizes)[groups] + places == plan.rows).all()
+    assert ((places >= 0) & (places < sizes[groups])).all()
 
 
 @pytest.mark.parametrize(("share", "lanes"), [((0, 256), 64), ((128, 160), 8), ((3, 5), 2), ((4, 8), 1)])
