@@ -195,10 +195,15 @@ def _config(home: HubSource) -> dict[str, Any]:
     return config
 
 
+def tokenizer_home(home: HubSource) -> HubSource:
+    """Where the tokenizer of the encoder at `home` lies."""
+    return home.beside(TOKENIZER_OF.get(home.subfolder, home.subfolder))
+
+
 def _load_tokenizer(home: HubSource) -> Any:
     from transformers import AutoTokenizer
 
-    home = home.beside(TOKENIZER_OF.get(home.subfolder, home.subfolder))
+    home = tokenizer_home(home)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(home.place, **home.arguments())
     except (OSError, ValueError) as error:
