@@ -257,7 +257,7 @@ def _load_t5gemma(home: HubSource, model_type: str) -> tuple[nn.Module, str]:
     return _around(encoder, whole), "T5GemmaModule" if model_type == "t5_gemma_module" else "T5GemmaEncoder"
 
 
-def _around(encoder: nn.Module, config: Any) -> nn.Module:
+def _around(encoder: Any, config: Any) -> nn.Module:
     """The class that can be saved and loaded again, around the encoder alone."""
     from transformers import T5GemmaEncoderModel
 
