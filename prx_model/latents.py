@@ -104,12 +104,15 @@ def load_latent_space(source: str, revision: str = "main", *, dtype: torch.dtype
     Raises OSError if it cannot be had (with what to do), ValueError if it is no autoencoder of KINDS, or not whole.
     """
     import diffusers
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     home = HubSource.parse(AUTOENCODERS.get(source, source), revision)
     try:
-        config, commit = diffusers.AutoencoderKL.load_config(home.place, return_commit_hash=True, **home.arguments())
+        # Any class reads any config; which one this is stands in it.
+        found: Any = AutoencoderKL.load_config(home.place, return_commit_hash=True, **home.arguments())
     except OSError as error:
         raise unavailable(home, error) from error
+    config, commit = found
     kind = config.get("_class_name")
     if kind not in KINDS:
         raise ValueError(
