@@ -1,45 +1,26 @@
-"""A data set on disk: `manifest.json`, Parquet shards of encoded image-caption pairs, and the encoded empty caption.
+"""A data set on disk, opened: manifest, Parquet shards of encoded image-caption pairs, the encoded empty caption.
 
-Columns of a shard: key, caption, split ('train' | 'heldout'), family (strings), image (PNG), text (token states as one
-flat list of float16, real tokens only), num_text_tokens. Rows keep the order in which they were written.
+What a shard holds is told in prx_model/data/shards.py, what the manifest says in prx_model/data/manifest.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float16, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from prx_model.data.durable import write_file
 from prx_model.data.manifest import FileCard, Manifest, json_sha256
+from prx_model.data.shards import SplitName, decode_image, stored_tensor
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-SplitName = Literal["train", "heldout"]
-ROWS_PER_SHARD = 1024
-ROWS_PER_GROUP = 256
-NULL_TEXT_FILE = "null_text.parquet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One image-caption pair as it is stored. image: uint8 RGB. text: float16 states of the real tokens."""
-
-    key: str
-    caption: str
-    split: SplitName
-    family: str
-    image: UInt8[np.ndarray, "R R 3"]
-    text: Float16[np.ndarray, "L E"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,13 +43,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def texts_of(self, rows: Sequence[int]) -> tuple[Float[Tensor, "k L E"], Bool[Tensor, "k L"]]:
+        """Token states of the rows' captions and where they are real."""
+        chosen = torch.as_tensor(rows, dtype=torch.int64)
+        return self.text[chosen], self.text_mask[chosen]
+
+    def images_of(self, rows: Sequence[int]) -> UInt8[Tensor, "k 3 R R"]:
+        """The rows' images in RGB."""
+        return self.images[torch.as_tensor(rows, dtype=torch.int64)]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageCaptionStore:
     """A data set opened for training: both splits, the encoding of the empty caption, and the manifest.
 
     Everything is held in memory, which suits the few thousand small images of the laptop profile (64 px images with 16
-    text tokens take 37 kB each); a store too large for that needs a streaming reader instead.
+    text tokens take 37 kB each). Latents and teachers that the data set may hold are left on the disk.
     """
 
     manifest: Manifest
@@ -84,80 +74,15 @@ class ImageCaptionStore:
     def open(cls, folder: Path) -> ImageCaptionStore:
         """Reads the data set in `folder`. ValueError where it is missing, or a file differs from its checksum."""
         manifest = Manifest.read(folder)
-        table = _concat([_verified_table(folder, card) for card in manifest.shards])
         null = _verified_table(folder, manifest.null_text)
+        num_tokens = int(null["num_text_tokens"][0].as_py())
         width = manifest.text_encoder.width
-        null_text, null_mask = _padded_text(null, int(null["num_text_tokens"][0].as_py()), width)
-        assert bool(null_mask.all())
         return cls(
             manifest=manifest,
-            train=_read_split(table, "train", manifest),
-            heldout=_read_split(table, "heldout", manifest),
-            null_text=null_text[0],
+            train=_read_split(folder, "train", manifest),
+            heldout=_read_split(folder, "heldout", manifest),
+            null_text=stored_tensor(null["text"][0].as_py(), (num_tokens, width), manifest.text_dtype).float(),
         )
-
-
-def write_shards(folder: Path, rows: Sequence[Row], *, rows_per_shard: int = ROWS_PER_SHARD) -> tuple[FileCard, ...]:
-    """Writes `rows` as `shard-00000.parquet` and on; returns what the manifest says of each file."""
-    cards: list[FileCard] = []
-    for number, start in enumerate(range(0, len(rows), rows_per_shard)):
-        chosen = rows[start : start + rows_per_shard]
-        path = folder / f"shard-{number:05d}.parquet"
-        cards.append(_write_table(path, _rows_table(chosen), _content_sha256(chosen)))
-    return tuple(cards)
-
-
-def write_null_text(folder: Path, text: Float16[np.ndarray, "L0 E"]) -> FileCard:
-    """Writes the encoding of the empty caption, for caption dropout and guidance."""
-    import pyarrow as pa
-
-    num_tokens = pa.array([len(text)], pa.int32())
-    table = pa.table({"caption": [""], "text": _text_column([text]), "num_text_tokens": num_tokens})
-    return _write_table(folder / NULL_TEXT_FILE, table, hashlib.sha256(text.tobytes()).hexdigest())
-
-
-def _rows_table(rows: Sequence[Row]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            "key": pa.array([row.key for row in rows], pa.string()),
-            "caption": pa.array([row.caption for row in rows], pa.string()),
-            "split": pa.array([row.split for row in rows], pa.string()),
-            "family": pa.array([row.family for row in rows], pa.string()),
-            "image": pa.array([_png(row.image) for row in rows], pa.binary()),
-            "text": _text_column([row.text for row in rows]),
-            "num_text_tokens": pa.array([len(row.text) for row in rows], pa.int32()),
-        }
-    )
-
-
-def _text_column(texts: Sequence[Float16[np.ndarray, "_ E"]]) -> pa.Array:
-    import pyarrow as pa
-
-    offsets = np.cumsum([0, *(text.size for text in texts)], dtype=np.int32)
-    values = np.concatenate([text.astype(np.float16, copy=False).reshape(-1) for text in texts])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float16()))
-
-
-def _content_sha256(rows: Sequence[Row]) -> str:
-    content = hashlib.sha256()
-    for row in rows:
-        head = [row.key, row.caption, row.split, row.family, row.image.shape, row.text.shape]
-        content.update(json_sha256(head).encode())
-        content.update(row.image.tobytes())
-        content.update(row.text.tobytes())
-    return content.hexdigest()
-
-
-def _write_table(path: Path, table: pa.Table, content_sha256: str) -> FileCard:
-    import pyarrow.parquet as pq
-
-    def write(file: BinaryIO) -> None:
-        pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd", use_dictionary=False)
-
-    write_file(path, write)
-    return FileCard(file=path.name, sha256=_file_sha256(path), content_sha256=content_sha256, rows=table.num_rows)
 
 
 def _verified_table(folder: Path, card: FileCard) -> pa.Table:
@@ -173,60 +98,26 @@ def _verified_table(folder: Path, card: FileCard) -> pa.Table:
     return pq.read_table(path)
 
 
-def _concat(tables: list[pa.Table]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(tables)
-
-
-def _read_split(table: pa.Table, name: SplitName, manifest: Manifest) -> Split:
-    import pyarrow as pa
-
-    belongs = [value == name for value in table["split"].to_pylist()]
-    rows = table.filter(pa.array(belongs, pa.bool_())).combine_chunks()
-    if rows.num_rows != manifest.counts[name]:
-        raise ValueError(f"split {name!r} has {rows.num_rows} images, the manifest says {manifest.counts[name]}")
+def _read_split(folder: Path, name: SplitName, manifest: Manifest) -> Split:
+    rows = [row for card in manifest.shards_of(name) for row in _verified_table(folder, card).to_pylist()]
     side = manifest.resolution
-    images = np.empty((rows.num_rows, side, side, 3), dtype=np.uint8)
-    for index, png in enumerate(rows["image"].to_pylist()):
-        images[index] = _pixels(png)
-    text, mask = _padded_text(rows, manifest.max_text_tokens, manifest.text_encoder.width)
+    images = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
+    text = torch.zeros(len(rows), manifest.max_text_tokens, manifest.text_encoder.width)
+    for index, row in enumerate(rows):
+        images[index] = decode_image(row["image"])
+        length = row["num_text_tokens"]
+        text[index, :length] = stored_tensor(row["text"], (length, text.shape[2]), manifest.text_dtype)
+    lengths = torch.from_numpy(np.array([row["num_text_tokens"] for row in rows], dtype=np.int64))
     return Split(
         name=name,
         fingerprint=json_sha256([manifest.fingerprint, name]),
-        keys=tuple(rows["key"].to_pylist()),
-        captions=tuple(rows["caption"].to_pylist()),
-        families=tuple(rows["family"].to_pylist()),
-        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        keys=tuple(row["key"] for row in rows),
+        captions=tuple(row["caption"] for row in rows),
+        families=tuple(row["family"] for row in rows),
+        images=images,
         text=text,
-        text_mask=mask,
+        text_mask=torch.arange(manifest.max_text_tokens)[None, :] < lengths[:, None],
     )
-
-
-def _padded_text(rows: pa.Table, max_tokens: int, width: int) -> tuple[Float[Tensor, "n L E"], Bool[Tensor, "n L"]]:
-    lengths = torch.from_numpy(rows["num_text_tokens"].to_numpy().astype(np.int64))
-    mask = torch.arange(max_tokens)[None, :] < lengths[:, None]
-    text = torch.zeros(len(lengths), max_tokens, width)
-    if len(lengths):
-        flat = rows["text"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        # Row-major masking visits the real tokens in the order in which they were flattened.
-        text[mask] = torch.from_numpy(flat.astype(np.float32)).reshape(-1, width)
-    return text, mask
-
-
-def _png(image: UInt8[np.ndarray, "R R 3"]) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _pixels(png: bytes) -> UInt8[np.ndarray, "R R 3"]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _file_sha256(path: Path) -> str:
