@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import posixpath
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from prx_model.data.durable import write_file
-from prx_model.data.listing import file_system, root_of
+from prx_model.data.listing import file_system, present, root_of, whole_files
 
 HASHED_BYTES = 8 << 20
 
@@ -39,14 +39,20 @@ class StoreFolder:
         except FileNotFoundError:
             return None
 
-    def names(self, folder: str) -> list[str]:
-        """The names of the files right in a folder, sorted; of a folder that is not there, none."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Name and bytes of the files right in a folder; of a folder that is not there, none."""
         self._fs.invalidate_cache()
         try:
-            found = self._fs.ls(self._path(folder), detail=True)
+            found = self._fs.ls(self._path(folder).rstrip("/"), detail=True)
         except FileNotFoundError:
-            return []
-        return sorted(os.path.basename(entry["name"]) for entry in found if entry["type"] == "file")
+            return {}
+        return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in found if entry["type"] == "file"}
+
+    def read_all(self, folder: str) -> dict[str, bytes]:
+        """Name and content of the files right in a folder, fetched side by side."""
+        names = sorted(self.sizes(folder))
+        contents = whole_files(self._fs, [self._path(f"{folder}/{name}") for name in names])
+        return {name: present(content) for name, content in zip(names, contents, strict=True)}
 
     def open(self, name: str) -> IO[bytes]:
         return self._fs.open(self._path(name), "rb")
@@ -68,6 +74,10 @@ class StoreFolder:
         elif file.absolute() != self.local / name:
             with file.open("rb") as source:
                 write_file(self._target(name), lambda target: shutil.copyfileobj(source, target, HASHED_BYTES))
+
+    def fetch(self, name: str, file: Path) -> None:
+        """Copy a file to a local one."""
+        self._fs.get_file(self._path(name), str(file))
 
     def sha256(self, name: str) -> str:
         digest = hashlib.sha256()
