@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,12 +33,10 @@ class FinishedJob:
     source: SourceCard
 
 
-def finish(
-    store: StoreFolder, job: FinishedJob, scratch: Path, told: Callable[[int, int], None] | None = None
-) -> Manifest:
+def finish(store: StoreFolder, job: FinishedJob, scratch: Path) -> Manifest:
     """Writes the held-out shards, the list of what was left out, and last the manifest. Doing it again does no harm.
 
-    ValueError where nothing is left to train on, or nothing is held out. `told(done, total)` in held-out images.
+    ValueError where nothing is left to train on, or nothing is held out.
     """
     units = sorted(job.units, key=lambda card: card.unit)
     assert [card.unit for card in units] == list(range(job.plan.num_units))
@@ -46,8 +44,8 @@ def finish(
     _check_splits(store, units, heldout, left_over)
     with _local_pieces(store, units, scratch / "pieces") as folder:
         merge = _Merge(store, Pieces(folder, job.settings, job.start.cards), scratch / "shards", job.plan.rows_per_unit)
-        heldout_shards = merge.write("heldout", 0, heldout, told)
-        more_to_train_on = merge.write("train", job.plan.num_units, left_over, None)
+        heldout_shards = merge.write("heldout", 0, heldout)
+        more_to_train_on = merge.write("train", job.plan.num_units, left_over)
     trained_on = [card.shard for card in units if card.shard is not None]
     manifest = _manifest(job, units, (*trained_on, *more_to_train_on, *heldout_shards))
     _write_skipped(store, units)
@@ -61,17 +59,13 @@ class _Merge:
     def __init__(self, store: StoreFolder, pieces: Pieces, scratch: Path, rows_per_shard: int) -> None:
         self._store, self._pieces, self._scratch, self._rows_per_shard = store, pieces, scratch, rows_per_shard
 
-    def write(
-        self, split: str, first: int, places: Sequence[Place], told: Callable[[int, int], None] | None
-    ) -> list[FileCard]:
+    def write(self, split: str, first: int, places: Sequence[Place]) -> list[FileCard]:
         """The shards of a split from number `first` on."""
         cards: list[FileCard] = []
         for start in range(0, len(places), self._rows_per_shard):
             chosen = places[start : start + self._rows_per_shard]
             name = shard_name(split, first + len(cards))
             cards.append(put_shard(self._store, self._scratch, name, self._pieces.rows(chosen, split)))
-            if told is not None:
-                told(start + len(chosen), len(places))
         return cards
 
 

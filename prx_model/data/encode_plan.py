@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt64
@@ -178,8 +178,8 @@ def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     ]
 
 
-def read_items(file: BinaryIO | Path, start: int, stop: int) -> list[Listed]:
-    """Items `start` to `stop` of a list; only the groups that hold them are read."""
+def read_items(file: Any, start: int, stop: int) -> list[Listed]:
+    """Items `start` to `stop` of a list, a path or an open file; only the groups that hold them are read."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file) as parquet:

@@ -59,10 +59,8 @@ def probe(encoder: Encoder, layout: Layout, listed: Sequence[Listed]) -> Probe:
     if not encoded.rows:
         reasons = Counter(item.reason for item in encoded.skipped)
         counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-        example = encoded.skipped[0]
-        raise ValueError(
-            f"none of the first {len(listed)} items can be used: {counts}; such as {example.key} {example.detail}".strip()
-        )
+        example = f"{encoded.skipped[0].key} {encoded.skipped[0].detail}".strip()
+        raise ValueError(f"none of the first {len(listed)} items can be used: {counts}; such as {example}")
     return Probe(
         row_bytes=sum(map(row_bytes, encoded.rows)) / len(encoded.rows),
         broken_share=len(encoded.skipped) / len(listed),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prx_model.data.encode_plan import WORK_FOLDER, Plan, PlannedItems
-from prx_model.data.encoding import EncodedItems, Encoder
+from prx_model.data.encoding import EncodedItems, Encoder, Told
 from prx_model.data.heldout_pieces import Place, piece_bytes, piece_name
 from prx_model.data.manifest import FileCard, GroupCard, Skipped
 from prx_model.data.shards import Row, shard_name, write_shard
@@ -78,7 +78,7 @@ class Workbench:
         self._items = PlannedItems(store, plan)
         self._layout = layout_of(plan.source)
 
-    def do(self, unit: int, told: Callable[[int, int], None] | None = None) -> UnitCard:
+    def do(self, unit: int, told: Told | None = None) -> UnitCard:
         """Encode a unit and put it into the store; its card comes last.
 
         OSError and what else is no fault of a single item fails the unit; nothing of it is left that would be taken for

@@ -25,8 +25,10 @@ from prx_model.data.text import MINILM_DISTRIBUTION, MiniLmEncoder
 from prx_model.latents import LatentSpace, load_latent_space
 from prx_model.teachers import Teacher, load_teacher
 
-PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 LATENT_DTYPE = "float16"
+
+# Told after each batch: items done since the last call, how many of them were left out, bytes of the others' rows.
+Told = Callable[[int, int, int], None]
 
 
 @dataclass(kw_only=True)
@@ -88,29 +90,29 @@ class Encoder:
     def encode(
         self,
         items: Iterable[tuple[SourceItem, int]],
-        told: Callable[[int, int], None] | None = None,
+        told: Told | None = None,
     ) -> EncodedItems:
         """The rows of all items that can be used. An item's rank is -1 for the train split.
 
-        `told(items, bytes)` after each batch: items done since the last call, bytes of their rows. Raises only what
-        `items` raises and what is wrong with the machine: never for what is wrong with an item.
+        Raises only what `items` raises and what is wrong with the machine: never for what is wrong with an item.
         """
         done = EncodedItems()
         with ThreadPoolExecutor(self.threads) as pool:
             for pictures, skipped in self._pictures_ahead(items, pool):
-                rows = self._encode_batch(pictures, done, pool) if pictures else []
                 done.skipped += skipped
+                rows = self._encode_batch(pictures, done, pool) if pictures else []
                 if told is not None:
-                    told(len(pictures) + len(skipped), sum(map(row_bytes, rows)))
+                    num_items = len(pictures) + len(skipped)
+                    told(num_items, num_items - len(rows), sum(map(row_bytes, rows)))
         return done
 
     def _cards(self) -> EncoderCards:
-        grid = (self.settings.teacher_grid or 0,) * 2
+        side = self.settings.teacher_grid or 0
         return EncoderCards(
             text_encoder=_text_card(self.text),
             latents=None if self.latent_space is None else self.latent_space.card(LATENT_DTYPE),
             teachers=tuple(
-                TeacherCard(name=one.name, fingerprint=one.fingerprint, grid=grid, width=one.width)
+                TeacherCard(name=one.name, fingerprint=one.fingerprint, grid=(side, side), width=one.width)
                 for one in self.teachers
             ),
         )
@@ -231,7 +233,7 @@ def _load_text(
         max_text_tokens=settings.max_text_tokens,
         batch_size=batch_size,
         device=device,
-        dtype=PRECISIONS[settings.text_precision],
+        dtype=getattr(torch, settings.text_precision),
     )
 
 

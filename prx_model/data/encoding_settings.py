@@ -9,7 +9,7 @@ from typing import Any
 from prx_model.data.manifest import STORED_DTYPES, ImageCard, LatentCard, TeacherCard, TextEncoderCard
 from prx_model.teachers import teacher_spec
 
-MINILM = "minilm"
+MINILM, MINILM_PRECISION = "minilm", "float64"
 PRECISIONS = ("bfloat16", "float32")
 
 
@@ -19,8 +19,8 @@ class EncodingSettings:
 
     resolution: px a side, 16 to 2048. min_side: pictures whose short side is below are left out. autoencoder: a name of
     AUTOENCODERS, a hub id or folder, or None for a data set of pixels. text_encoder: 'minilm', a hub id or a folder.
-    text_precision: what a hub encoder computes in; 'minilm' always computes in float64. text_dtype: as stored.
-    teachers: names of TEACHERS whose tokens are stored, on a grid of `teacher_grid` tokens a side.
+    text_precision: of its arithmetic, float64 for 'minilm'. text_dtype: as stored. teachers: names of TEACHERS whose
+    tokens are stored, on a grid of `teacher_grid` tokens a side.
     """
 
     resolution: int
@@ -29,8 +29,8 @@ class EncodingSettings:
     autoencoder: str | None
     text_encoder: str
     max_text_tokens: int
+    text_precision: str
     text_dtype: str = "float16"
-    text_precision: str = "bfloat16"
     teachers: tuple[str, ...] = ()
     teacher_grid: int | None = None
 
@@ -39,7 +39,8 @@ class EncodingSettings:
         _check_range("min_side", self.min_side, 0, 16384)
         _check_range("max_text_tokens", self.max_text_tokens, 2, 8192)
         _check_one_of("text_dtype", self.text_dtype, STORED_DTYPES)
-        _check_one_of("text_precision", self.text_precision, PRECISIONS)
+        allowed = (MINILM_PRECISION,) if self.text_encoder == MINILM else PRECISIONS
+        _check_one_of("text_precision", self.text_precision, allowed)
         for name in self.teachers:
             teacher_spec(name)
         if len(set(self.teachers)) < len(self.teachers):

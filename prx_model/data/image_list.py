@@ -94,7 +94,8 @@ def rows_of(source: Source) -> Iterator[Mapping[str, Any]]:
     """The rows of the list. ValueError names the first line that is not one."""
     fs, root = file_system(source.location)
     [file] = source.files
-    with fs.open(f"{root}/{file}", "rb") as raw:
+    with fs.open(f"{root}/{file}", "rb") as opened:
+        raw: Any = opened
         text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         try:
             yield from csv.DictReader(text) if suffix(file) == ".csv" else _json_rows(text)

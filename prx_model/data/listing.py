@@ -111,7 +111,7 @@ def root_of(location: str) -> str:
 def files_below(fs: AbstractFileSystem, root: str) -> list[FileEntry]:
     """Every file below `root` but hidden ones (any part of the path begins with '.' or '_'), sorted by path."""
     fs.invalidate_cache()
-    found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
+    found: Any = fs.find(root, detail=True)
     entries = []
     for path, info in found.items():
         below = path.removeprefix(root).lstrip("/")

@@ -7,7 +7,7 @@ image and a caption column, and WebDataset's tars.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prx_model.data import image_list, parquet_rows
 from prx_model.data.image_folder import CAPTION_SUFFIX, ImageFolder
@@ -27,7 +27,9 @@ from prx_model.data.listing import (
 from prx_model.data.parquet_rows import ParquetRows
 from prx_model.data.tar_members import TarMembers
 
-LAYOUTS: dict[str, type[Layout]] = {kind.name: kind for kind in (ImageFolder, ImageList, ParquetRows, TarMembers)}
+LAYOUTS: dict[str, Callable[[Source], Layout]] = {
+    kind.name: kind for kind in (ImageFolder, ImageList, ParquetRows, TarMembers)
+}
 PARQUET, TAR = ".parquet", ".tar"
 ALLOWED = "a folder of images with .txt captions or with one .jsonl or .csv, Parquet files, or WebDataset .tar files"
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from prx_model.data.durable import write_file
 from prx_model.data.listing import file_system, present, root_of, whole_files
@@ -54,11 +54,14 @@ class StoreFolder:
         contents = whole_files(self._fs, [self._path(f"{folder}/{name}") for name in names])
         return {name: present(content) for name, content in zip(names, contents, strict=True)}
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> Any:
+        """The file, open to read bytes anywhere in it."""
         return self._fs.open(self._path(name), "rb")
 
     def read(self, name: str) -> bytes:
-        return self._fs.cat_file(self._path(name))
+        content = self._fs.cat_file(self._path(name))
+        assert isinstance(content, bytes)
+        return content
 
     def write(self, name: str, content: bytes) -> None:
         if self.local is None:
@@ -91,6 +94,12 @@ class StoreFolder:
         self._fs.invalidate_cache()
         if self._fs.exists(self._path(folder)):
             self._fs.rm(self._path(folder), recursive=True)
+
+    def sweep_partials(self, *folders: str) -> None:
+        """Remove what killed writers left behind, in the store itself and in these of its folders."""
+        for folder in ("", *folders):
+            for partial in (self.local / folder).glob(".*.partial") if self.local is not None else ():
+                partial.unlink(missing_ok=True)
 
     @contextmanager
     def writing_folder(self, scratch: Path) -> Iterator[Path]:

@@ -161,7 +161,7 @@ class Members:
         self._raw = raw
         self.cut_off = False
         try:
-            self._tar = tarfile.TarFile(fileobj=raw)
+            self._tar: Any = tarfile.TarFile(fileobj=raw)
         except tarfile.ReadError as error:
             raise ValueError(f"{path} is no tar: {error}") from error
 
