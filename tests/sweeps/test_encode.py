@@ -1,0 +1,260 @@
+"""The encode command for real: Ray Data, packaged encoders, local disks and S3, and processes that are killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from prx_model.data.encode_plan import WORK_FOLDER
+from prx_model.data.encode_unit import CARDS_FOLDER
+from prx_model.data.encoding import Encoder
+from prx_model.data.listing import SourceItem
+from prx_model.data.manifest import Manifest
+from prx_model.data.shards import decode_image
+from prx_model.data.store import ImageCaptionStore
+from prx_model.data.store_folder import StoreFolder
+from sweeps import cluster, main
+from sweeps.encode_command import request_of
+from tests.picture_sources import pairs, write_folder, write_parquet, write_tars
+from tests.s3_server import file_system
+
+LIMIT_S = 300
+PAIRS = pairs(40, side=32)
+OPTIONS = "--autoencoder pixel --text-encoder minilm --resolution 16 --max-text-tokens 12 --heldout 6 --batch-size 4"
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory, request) -> Iterator[None]:
+    """One local Ray for this file; its workers know the tests' S3 server where there is one."""
+    import ray
+
+    log = tmp_path_factory.mktemp("ray") / "ray.log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        if importlib.util.find_spec("moto") is not None:
+            patch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server"))
+            patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        with cluster.printing_to(log):
+            cluster.connect(None, log)
+            yield
+            ray.shutdown()
+
+
+def encode(source: Path | str, store: Path | str, *more: str) -> int:
+    return main.main(["encode", str(source), "--to", str(store), *OPTIONS.split(), "--address", "local", *more])
+
+
+def command(source: Path, store: Path, *more: str) -> subprocess.Popen[str]:
+    """The command as a user gives it, with a Ray of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweeps.main", "encode", str(source), "--to", str(store), *OPTIONS.split(), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**environment, "RAY_AUTH_MODE": "disabled"},
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not what():
+        assert time.monotonic() < deadline, "it has not come"
+        assert process is None or process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def finished(store: Path) -> list[Path]:
+    return sorted((store / CARDS_FOLDER).glob("unit-*.json"))
+
+
+@pytest.mark.slow
+def test_a_store_holds_what_the_encoders_make_and_the_same_command_does_nothing(ray, tmp_path, capsys):
+    source = write_folder(tmp_path / "source", PAIRS)
+    (source / "a" / "picture-003.jpg").write_bytes(b"no picture")
+    (source / "a" / "picture-004.txt").write_text("")
+    (source / "b" / "picture-030.txt").unlink()
+    store = tmp_path / "store"
+    assert encode(source, store, "--rows-per-shard", "9", "--licence", "CC0", "--name", "pictures") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    manifest = Manifest.read(store)
+    assert manifest.counts == {"train": 31, "heldout": 6}
+    assert manifest.skipped_by_reason == {"not an image": 1, "empty caption": 1, "missing caption": 1}
+    assert (manifest.source.name, manifest.source.licence) == ("pictures", "CC0")
+    for part in ("31 images", "6 images", "a/picture-003", f"path: {store}", "num_heldout: 6", manifest.fingerprint):
+        assert part in shown.out, part
+    assert not (store / WORK_FOLDER).exists()
+    _check_equals_direct_encoding(store, source)
+
+    assert encode(source, store, "--rows-per-shard", "9") == 0
+    assert "done already" in capsys.readouterr().out
+    assert encode(source, store, "--resolution", "32") == 2
+    assert "resolution: the store has 16, asked for is 32" in capsys.readouterr().err
+
+
+def _check_equals_direct_encoding(store: Path, source: Path) -> None:
+    options = main.parser().parse_args(["encode", str(source), "--to", str(store), *OPTIONS.split()])
+    encoder = Encoder(request_of(options).settings, device=torch.device("cpu"), batch_size=4)
+    items = {f"{'a' if i < len(PAIRS) // 2 else 'b'}/{key}": (image, c) for i, (key, image, c) in enumerate(PAIRS)}
+    opened = ImageCaptionStore.open(store)
+    for split in (opened.train, opened.heldout):
+        chosen = [(SourceItem(key=key, image=items[key][0], caption=items[key][1]), -1) for key in split.keys]
+        for index, row in enumerate(encoder.encode(chosen).rows):
+            assert (split.images[index] == decode_image(row.image)).all()
+            assert (split.text[index][split.text_mask[index]] == row.text.float()).all()
+
+
+@pytest.mark.slow
+def test_one_actor_and_two_make_the_same_data_set(ray, tmp_path):
+    source = write_tars(tmp_path / "source", PAIRS)
+    for actors in (1, 2):
+        assert encode(source, tmp_path / str(actors), "--rows-per-shard", "7", "--actors", str(actors)) == 0
+    one, two = (Manifest.read(tmp_path / name) for name in ("1", "2"))
+    assert one.fingerprint == two.fingerprint
+    assert [card.sha256 for card in one.shards] == [card.sha256 for card in two.shards]
+
+
+@pytest.mark.slow
+def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_mends_it(ray, tmp_path, capsys):
+    source, store = write_parquet(tmp_path / "source", PAIRS, rows_per_group=10), tmp_path / "store"
+    path = source / "data" / "train-00001.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 2000 + whole[2004:])  # the footer is sound, the first pages are not
+    assert encode(source, store, "--rows-per-shard", "10") == 1
+    shown = capsys.readouterr().err
+    assert "failed: train-00002.parquet (items 20 to 29): OSError" in shown
+    assert "the same command tries again" in shown
+    assert [card.name for card in finished(store)] == [f"unit-0000{i}.json" for i in (0, 1, 3)]
+    before = {path: path.stat().st_mtime_ns for path in store.glob("train-*.parquet")}
+    path.write_bytes(whole)
+    assert encode(source, store, "--rows-per-shard", "8") == 2
+    assert "rows_per_shard: the store has 10, asked for is 8" in capsys.readouterr().err
+    assert encode(source, store) == 0
+    assert "3 of them done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert Manifest.read(store).counts == {"train": 34, "heldout": 6}
+
+
+@pytest.mark.slow
+def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(ray, tmp_path):
+    source, store = write_folder(tmp_path / "source", PAIRS), tmp_path / "store"
+    result: list[int] = []
+    thread = threading.Thread(
+        target=lambda: result.append(encode(source, store, "--rows-per-shard", "2", "--actors", "1"))
+    )
+    thread.start()
+    tries = store / WORK_FOLDER / "tries"
+    wait_for(lambda: len(finished(store)) >= 2)
+    killed = json.loads(max(tries.glob("*.json"), key=lambda file: file.stat().st_mtime_ns).read_text())["process"]
+    os.kill(killed, signal.SIGKILL)
+    thread.join(LIMIT_S)
+    assert result == [0]
+    assert Manifest.read(store).counts == {"train": 34, "heldout": 6}
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_where_it_was(ray, tmp_path):
+    source, store = write_folder(tmp_path / "source", PAIRS), tmp_path / "store"
+    process = command(source, store, "--rows-per-shard", "2", "--actors", "1")
+    wait_for(lambda: len(finished(store)) >= 3, process)
+    process.kill()
+    process.communicate()
+    done = {path: path.stat().st_mtime_ns for path in store.glob("train-*.parquet")}
+    assert not (store / "manifest.json").exists()
+    names = {path.name for path in finished(store)}
+    kept = {
+        path: time_ns for path, time_ns in done.items() if path.name.replace("train", "unit")[:10] + ".json" in names
+    }
+    assert kept
+    assert encode(source, store) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert encode(source, tmp_path / "undisturbed", "--rows-per-shard", "2") == 0
+    assert Manifest.read(store).fingerprint == Manifest.read(tmp_path / "undisturbed").fingerprint
+    assert not list(store.glob(".*"))
+
+
+@pytest.mark.slow
+def test_from_s3_to_s3(ray, s3_bucket, tmp_path, capsys):
+    local = write_parquet(tmp_path / "source", PAIRS)
+    files = file_system()
+    files.put(str(local), f"{s3_bucket}/source", recursive=True)
+    assert encode(f"{s3_bucket}/source", f"{s3_bucket}/store", "--rows-per-shard", "16") == 0
+    assert encode(local, tmp_path / "store", "--rows-per-shard", "16") == 0
+    capsys.readouterr()
+    files.get(f"{s3_bucket}/store", str(tmp_path / "fetched"), recursive=True)
+    fetched = ImageCaptionStore.open(tmp_path / "fetched")
+    assert fetched.fingerprint == Manifest.read(tmp_path / "store").fingerprint
+    assert len(fetched.heldout) == 6
+    assert not files.exists(f"{s3_bucket}/store/{WORK_FOLDER}")
+    assert encode(f"{s3_bucket}/source", f"{s3_bucket}/store") == 0
+    assert "done already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_encoders_that_are_not_there_are_told_in_one_line(ray, tmp_path, capsys):
+    source = write_folder(tmp_path / "source", PAIRS)
+    assert encode(source, tmp_path / "store", "--text-encoder", str(tmp_path / "nothing")) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert "nothing" in message
+
+
+WRONG = {
+    "no source": (["nowhere", "--to", "store"], "nowhere: no such folder or file"),
+    "too few": (["source", "--to", "store", "--heldout", "40"], "num_heldout: got 40, allowed is less than the 40"),
+    "limit": (["source", "--to", "store", "--limit", "6"], "num_heldout: got 6, allowed is less than the 6"),
+    "teacher": (["source", "--to", "store", "--teacher", "dinov9"], "unknown teacher 'dinov9'"),
+    "quality": (["source", "--to", "store", "--quality", "90"], "quality: got 90, allowed for png is null"),
+    "column": (["source", "--to", "store", "--caption-column", "x"], "--caption-column: the source is a folder"),
+    "actors": (["source", "--to", "store", "--actors", "0"], "actors: got 0, allowed is 1 or more"),
+    "store": (["source", "--to", "source/a/picture-001.txt/x"], "--to: cannot use source/a/picture-001.txt/x: "),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_mistakes_are_told_in_one_line_before_ray_starts(what, tmp_path, monkeypatch, capsys):
+    arguments, message = WRONG[what]
+    write_folder(tmp_path / "source", PAIRS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "connect", lambda *_: pytest.fail("Ray was started"))
+    assert main.main(["encode", *arguments[:1], *OPTIONS.split(), *arguments[1:]]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    assert message in shown
+
+
+def test_two_encoders_of_one_store_are_refused(tmp_path, monkeypatch, capsys):
+    from sweeps.encode_request import only_encoder
+
+    monkeypatch.setattr(cluster, "connect", lambda *_: pytest.fail("Ray was started"))
+    source = write_folder(tmp_path / "source", PAIRS)
+    with only_encoder(StoreFolder(str(tmp_path / "store"))):
+        assert encode(source, tmp_path / "store") == 2
+    assert f"is being encoded already (process {os.getpid()})" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_that_nothing_is_lost(tmp_path, monkeypatch, capsys):
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "connect", interrupted)
+    assert encode(write_folder(tmp_path / "source", PAIRS), tmp_path / "store") == 130
+    assert "the same command goes on" in capsys.readouterr().err
