@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch.backends import cudnn, mkldnn
 
 # Matrix products and convolutions, on GPUs and on CPUs. Unless it is told not to, torch computes convolutions on a GPU
 # in TensorFloat-32, which has 11 bits: features would differ in the third or fourth digit.
-_OPERATIONS = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)  # pyright: ignore
+_OPERATIONS: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
 
 
 @contextmanager
