@@ -27,26 +27,39 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 def open_store(data: DataConfig, cache: Path, progress: Progress | None = None, kept: Kept | None = None) -> Store:
     """The encoded data set: streamed where it is a 'store', else in memory, made first where the cache has none."""
-    from prx_model.data.manifest import Manifest
-    from prx_model.data.store import ImageCaptionStore
+    from prx_model.data.store import EncodedStore, ImageCaptionStore
 
-    kept = kept or Kept()
+    location, kept = _location(data, cache, progress), kept or Kept()
     # The fingerprint is read again for every run: a folder that was encoded anew is another data set.
-    if data.source == "store":
-        from prx_model.data.store import EncodedStore
+    fingerprint = _manifest_at(location).fingerprint
+    if isinstance(location, Path):
+        return kept.get("store", (location, fingerprint), lambda: ImageCaptionStore.open(location))
+    room, folder = int(data.cache_gb * 1e9), cache / "store"
+    return kept.get(
+        "store",
+        (location, fingerprint, folder, room),
+        lambda: EncodedStore.open(location, cache=folder, cache_bytes=room),
+    )
 
-        assert data.path is not None
-        path, room = data.path, int(data.cache_gb * 1e9)
-        fingerprint = (path, Manifest.read(path).fingerprint, cache, room)
-        return kept.get("store", fingerprint, lambda: EncodedStore.open(path, cache=cache / "store", cache_bytes=room))
-    folder = _drawn(data, cache, progress)
-    fingerprint = (folder, Manifest.read(folder).fingerprint)
-    return kept.get("store", fingerprint, lambda: ImageCaptionStore.open(folder))
+
+def manifest_of(data: DataConfig, cache: Path) -> Manifest:
+    """What the data set says of itself. Opens nothing else; makes it first where it is one that can be made."""
+    return _manifest_at(_location(data, cache, None))
 
 
-def _drawn(data: DataConfig, cache: Path, progress: Progress | None) -> Path:
+def _manifest_at(location: str | Path) -> Manifest:
+    from prx_model.data.manifest import Manifest
+
+    return Manifest.read(location)
+
+
+def _location(data: DataConfig, cache: Path, progress: Progress | None) -> str | Path:
+    """Where the data set lies: a Path is one that was made here, a str one that the settings name."""
     from prx_model.data.openmoji import OpenMojiSettings, prepare_openmoji
 
+    if data.source == "store":
+        assert data.path is not None
+        return data.path
     settings = OpenMojiSettings(
         resolution=data.resolution,
         num_heldout=data.num_heldout,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prx_model.data_source import Progress, batches_of, check_fits, open_store
+from prx_model.data_source import Progress, batches_of, check_fits, manifest_of, open_store
 from prx_model.distributed import Workers
 from prx_model.evaluation import Evaluation, Pause
 from prx_model.experiment_config import SOURCES, DataConfig, EvaluationConfig, ExperimentConfig
@@ -144,8 +144,17 @@ def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObje
         return TrainingObjective(PRX(config.model), null_text, repa=config.repa, teacher_width=width)
 
 
-def export_model(config: ExperimentConfig, checkpoint: Path, folder: Path) -> None:
-    """Write the weights that evaluations scored as a folder for diffusers' PRXTransformer2DModel.from_pretrained."""
+def export_model(
+    config: ExperimentConfig, cache: Path, checkpoint: Path, folder: Path, *, components: str = "reference"
+) -> None:
+    """Write the weights that evaluations scored as a folder that diffusers' PRXPipeline loads: see export_pipeline.
+
+    cache: that the run was opened with; the data set says there which autoencoder and text encoder it was made with.
+    components: 'reference' names them, 'copy' writes them into the folder too.
+    """
+    from prx_model.export import PipelineCard, export_pipeline
+
     model = PRX(config.model)
     model.load_state_dict(evaluated_weights(checkpoint))
-    model.save_pretrained(folder)
+    card = PipelineCard.of(manifest_of(config.data, cache), config.evaluation.sampler)
+    export_pipeline(model, folder, card, components=components)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,18 @@ import torch
 from prx_model import yardstick
 from prx_model.data_source import FirstRows, check_fits, heldout_of, open_store
 from prx_model.evaluation import Evaluation
-from prx_model.experiment import DataConfig, EvaluationConfig, Experiment, ExperimentConfig, open_experiment, prepare
+from prx_model.experiment import (
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    ExperimentConfig,
+    export_model,
+    open_experiment,
+    prepare,
+)
 from prx_model.kept import Kept
 from prx_model.latents import load_latent_space
-from prx_model.model import PRXConfig
+from prx_model.model import PRX, PRXConfig
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig
 from prx_model.teacher_tokens import teacher_tokens
@@ -243,3 +252,22 @@ def test_a_run_that_goes_on_in_the_middle_of_an_epoch_is_the_run_that_was_never_
         last = cut
     assert numbers == expected
     assert same(everything(last.state), everything(whole.state))
+
+
+@pytest.mark.parametrize(("name", "ema_decay"), [("pixels", None), ("latents", 0.9)])
+def test_a_checkpoint_becomes_a_pipeline_with_the_weights_that_were_scored(
+    folder: Path, tmp_path: Path, name: str, ema_decay: float | None
+) -> None:
+    config = settings(folder / name)
+    config = replace(config, training=replace(config.training, steps=2, ema_decay=ema_decay))
+    experiment = open_experiment(config, tmp_path)
+    finished(experiment)
+    (tmp_path / "checkpoint").mkdir()
+    experiment.state.save(tmp_path / "checkpoint")
+    export_model(config, tmp_path, tmp_path / "checkpoint", tmp_path / "model")
+    scored = experiment.state.evaluated_model.state_dict()
+    assert same(PRX.from_pretrained(tmp_path / "model" / "transformer").state_dict(), scored)
+    description = json.loads((tmp_path / "model" / "components.json").read_text())
+    assert (description["latents"] is None) == (name == "pixels")
+    assert description["sampler"]["steps"] == config.evaluation.sampler.steps
+    assert description["max_text_tokens"] == MAX_TEXT_TOKENS
