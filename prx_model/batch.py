@@ -65,6 +65,8 @@ class Batch:
             text=self.text.to(device, non_blocking=True).float(),
             text_mask=self.text_mask.to(device, non_blocking=True),
             index=self.index,
-            teacher_tokens=None if self.teacher_tokens is None else self.teacher_tokens.to(device).float(),
+            teacher_tokens=None
+            if self.teacher_tokens is None
+            else self.teacher_tokens.to(device, non_blocking=True).float(),
             image=None if self.image is None else self.image.to(device, non_blocking=True),
         )

@@ -41,8 +41,17 @@ class Looks(Iterator[SuiteResult]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pause:
+    """Training has paused after `step` optimizer steps, on all workers, for the caller to save its state."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is known after `step` optimizer steps. Losses, rates and times are since the evaluation before (or resume).
+    """What is known after `step` optimizer steps. Losses, rates and times are of all steps since the evaluation before.
+
+    That holds across pauses and resumes: a killed run tells the same, but for the time it takes.
 
     looks: metrics on ever more samples, the last time on all. Nothing is sampled until the caller iterates, and no
         more once it stops, which several workers must do after the same look. They end with the step: see Looks.

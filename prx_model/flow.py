@@ -117,7 +117,12 @@ def draw(
     on_device = generator if device.type == "cpu" else torch.Generator(device).manual_seed(_mix(seed, step))
     noise = torch.randn(shape, generator=on_device, device=device)
     drop_caption = torch.rand(shape[0], generator=generator) < caption_dropout
-    return Draws(t=t.to(device), noise=noise, drop_caption=drop_caption.to(device))
+    return Draws(t=_sent(t, device), noise=noise, drop_caption=_sent(drop_caption, device))
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On `device`. From pinned memory: the host would wait for all that it has given to a GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _mix(seed: int, step: int) -> int:

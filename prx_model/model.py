@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prx_model.attention import JointAttention, TextKeys, phases_of, text_keys
 
@@ -86,13 +87,17 @@ class _RotaryTables:
 
 
 class PRX(nn.Module):
-    """PRX for training. `transformer` is diffusers' module; saving and loading go through it."""
+    """PRX for training. `transformer` is diffusers' module; saving and loading go through it.
+
+    gradient_checkpointing: forwards with gradient keep only the blocks' inputs; backward computes the rest anew.
+    """
 
     def __init__(self, config: PRXConfig) -> None:
         super().__init__()
         from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
 
         self.config = config
+        self.gradient_checkpointing = False
         self.transformer = PRXTransformer2DModel(**asdict(config), axes_dim=config.axes_dim)
         _attend_jointly(self.transformer)
         self._rotary = _RotaryTables()
@@ -128,7 +133,8 @@ class PRX(nn.Module):
         rotary = self._rotary_table(noised)
         hidden = None
         for number, (block, block_text) in enumerate(zip(net.blocks, texts, strict=True), start=1):
-            states = block(
+            states = self._run(
+                block,
                 hidden_states=states,
                 encoder_hidden_states=block_text,
                 temb=time_states,
@@ -140,6 +146,15 @@ class PRX(nn.Module):
         patches = net.final_layer(states, time_states)
         shape: Any = tuple(noised.shape)  # which seq2img takes; its annotation says otherwise
         return PRXOutput(seq2img(patches, self.config.patch_size, shape), hidden)
+
+    def _run(self, block: nn.Module, **inputs: Any) -> Tensor:
+        """One block's output."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            # A block draws no random numbers, so there is no generator to wind back.
+            output = checkpoint(block, use_reentrant=False, preserve_rng_state=False, **inputs)
+            assert isinstance(output, Tensor)
+            return output
+        return block(**inputs)
 
     def project_text(self, text: Float[Tensor, "B L E"]) -> list[TextKeys]:
         """The text's keys and values in every block, for forwards that differ in image and time alone: a sampler's."""

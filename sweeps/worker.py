@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from prx_model.distributed import Workers
+from prx_model.distributed import Workers, joined_workers
 from prx_model.evaluation import Evaluation
 from prx_model.experiment import Experiment, ExperimentConfig, open_experiment
 from prx_model.kept import Kept
@@ -40,15 +40,9 @@ class Place:
     world_size: int = 1
 
     def workers(self, config: ExperimentConfig) -> Workers:
-        if self.world_size == 1:
-            return Workers()
+        # Where REPA stops in the middle of the run, the projector has no gradient from there on.
         stops_repa = config.repa is not None and config.repa.schedule == "stop"
-
-        def wrap(module: nn.Module) -> nn.Module:
-            # Where REPA stops in the middle of the run, the projector has no gradient from there on.
-            return nn.parallel.DistributedDataParallel(module, find_unused_parameters=stops_repa)
-
-        return Workers(rank=self.rank, world_size=self.world_size, wrap=wrap, gather=_all_gather)
+        return joined_workers(find_unused=stops_repa)
 
 
 class TrialFailedError(Exception):
@@ -257,12 +251,6 @@ class _Trial:
     def _agreed(self, mine: bool, workers: Workers) -> bool:
         """Rank 0's decision, known to all: every worker leaves a loop at the same turn. Others say False."""
         return bool(workers.gather(torch.tensor([float(mine)], device=self.place.device)).sum() > 0)
-
-
-def _all_gather(tensor: Tensor) -> Tensor:
-    parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
 
 
 def forget_peak_memory() -> None:

@@ -22,7 +22,6 @@ from prx_model.compiled import (
     compile_blocks,
     is_compiled,
 )
-from prx_model.distributed import Workers
 from prx_model.model import PRX, PRXConfig
 from prx_model.sampling import SamplerConfig, sample
 from prx_model.train_state import TrainState
@@ -154,7 +153,8 @@ def test_compiled_blocks_train_inside_ddp(tmp_path: Path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
         graphs = _num_graphs()
-        list(run(wrapped, COMPILED, workers=Workers(wrap=nn.parallel.DistributedDataParallel)))
+        wrapped.module = nn.parallel.DistributedDataParallel(wrapped.objective)
+        list(run(wrapped, COMPILED))
         assert _num_graphs() == graphs
     finally:
         torch.distributed.destroy_process_group()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prx_model.latents import AUTOENCODERS, KINDS, LatentSpace, load_latent_space
+from prx_model.latents import AUTOENCODERS, KINDS, LatentSpace, latent_space_of, load_latent_space
 from prx_model.model import PRX, PRXConfig
 from tests.prx_model.tiny_networks import saved_autoencoder, tiny_autoencoder
 
@@ -45,6 +45,20 @@ def test_the_card_says_what_was_loaded(kind, space, tmp_path):
     assert (space.channels, space.downsampling) == SHAPES[kind]
     assert (space.scale, space.shift) == SCALES[kind]
     assert len(space.weight_sha256) == 16
+
+
+def test_the_card_finds_the_autoencoder_again_and_no_other(kind, space, tmp_path):
+    card = space.card("bfloat16")
+    assert (card.autoencoder, card.kind, card.channels, card.dtype) == (
+        str(tmp_path),
+        kind,
+        SHAPES[kind][0],
+        "bfloat16",
+    )
+    assert torch.equal(latent_space_of(card).encode(pictures()), space.encode(pictures()))
+    saved_autoencoder(tmp_path, kind, seed=1)
+    with pytest.raises(ValueError, match=rf"the data set was encoded with {card.weight_sha256}, "):
+        latent_space_of(card)
 
 
 def test_decodes_as_the_pipeline_does(space):

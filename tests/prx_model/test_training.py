@@ -88,7 +88,7 @@ def test_a_checkpoint_is_tensors_and_numbers_and_holds_no_teacher(tmp_path):
     state.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert set(saved) == {"step", "objective", "optimizer", "averaged"}
+    assert set(saved) == {"step", "window", "objective", "optimizer", "averaged"}
     assert {name.split(".")[0] for name in saved["objective"]} == {"model", "projector"}
     num_saved = sum(value.numel() for value in saved["objective"].values())
     assert num_saved == sum(parameter.numel() for parameter in state.objective.parameters())

@@ -166,6 +166,9 @@ OTHER_VALUES = {
     "repa.projector": ("repa.projector", "conv3x3"),
     "repa.schedule": ("repa.schedule", "stop"),
     "repa.stop_at": ("repa.stop_at", 0.5),
+    "evaluation.sampler.precision": ("evaluation.sampler.precision", "bf16"),
+    "repa.spatial_norm": ("repa.spatial_norm", 0.6),
+    "repa.teacher_precision": ("repa.teacher_precision", "fp32"),
 }
 
 
