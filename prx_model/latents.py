@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from prx_model.hub import HubSource, check_filled, unavailable
+from prx_model.hub import HubSource, check_filled, quietly, unavailable
 from prx_model.hub_teachers import weights_digest
 from prx_model.pretrained import Frozen
 from prx_model.sampling import pixels_to_images
@@ -120,13 +120,14 @@ def load_latent_space(source: str, revision: str = "main", *, dtype: torch.dtype
         )
     home = home.at(commit)
     try:
-        vae, report = getattr(diffusers, kind).from_pretrained(
-            home.place,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,  # would take `accelerate`, and these are small
-            **home.arguments(),
-        )
+        with quietly():
+            vae, report = getattr(diffusers, kind).from_pretrained(
+                home.place,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,  # would take `accelerate`, and these are small
+                **home.arguments(),
+            )
     except OSError as error:
         raise unavailable(home, error) from error
     check_filled(home, kind, report)
