@@ -58,7 +58,7 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
         ("Results", str(paths.root)),
     ]
     for name, text in rows:
-        console.print(f"{name:<10} {text}", highlight=False)
+        console.print(f"{name:<10} {text}", highlight=False, markup=False)
 
 
 def _model_line(space: SearchSpace, config: ExperimentConfig) -> str:
@@ -79,8 +79,8 @@ def _data_line(config: ExperimentConfig) -> str:
         return f"no encoded data set at {data.path} yet: prx-sweeps encode SOURCE --to {data.path}"
     space = "pixels" if manifest.latents is None else f"latents of {manifest.latents.autoencoder}"
     return (
-        f"{manifest.source.name} at {side} from {data.path}: {manifest.counts['train']:,} images as {space}, captions as "
-        f"states of {manifest.text_encoder.name}; {data.num_heldout:,} held out"
+        f"{manifest.source.name} at {side} from {data.path}: {manifest.counts['train']:,} images as {space}, "
+        f"captions as states of {manifest.text_encoder.name}; {data.num_heldout:,} held out"
     )
 
 

@@ -89,7 +89,7 @@ def _run(
     choice: cluster.Choice,
     address: str | None,
 ) -> int:
-    from sweeps import plan, preflight, progress, provenance, report, sweep
+    from sweeps import plan, preflight, preparation, progress, provenance, report, sweep
     from sweeps.summary import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
@@ -97,12 +97,16 @@ def _run(
         paths.space.write_bytes(options.space.read_bytes())
         provenance.append_start(paths.starts, provenance.provenance(choice.profile, choice.reason))
         preflight.check_weights_at_hand(space)
-        sweep.prepare_caches(started, progress.CacheProgress(console))
+        caches, remotely = progress.CacheProgress(console), preparation.belongs_on_a_gpu_node(space)
+        if not remotely:
+            preparation.prepare_here(started, caches)
         plan.print_plan(console, space, paths)
         with cluster.printing_to(paths.logs / "ray.log"):
             connection = cluster.connect(address, paths.logs / "ray.log")
             cluster.check_state_api()
             console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
+            if remotely:
+                preparation.prepare_on_a_node(started, space.resources, caches)
             watch = progress.Watch(console, space, paths, planned=plan.num_trials(space))
             try:
                 with progress.watching(watch):

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prx_model.experiment import ExperimentConfig, export_model, prepare
-from prx_model.kept import Kept
+from prx_model.experiment import export_model
 from sweeps import cluster
 from sweeps.config import to_plain
 from sweeps.ledger import FAILED, End, Ledger, TrialRecord
@@ -36,26 +35,6 @@ class Sweep:
     @property
     def ledger(self) -> Ledger:
         return Ledger(self.paths)
-
-
-def prepare_caches(sweep: Sweep, progress: Any) -> None:
-    """Encode the data, run every teacher of the space over it, cache the reference features: before trials start."""
-    try:
-        sweep.cache.mkdir(parents=True, exist_ok=True)
-        kept = Kept()
-        for config in distinct_setups(sweep.space):
-            prepare(config, sweep.cache, progress, kept)
-    except (ValueError, OSError) as error:  # a package or a file that is missing, altered or cannot be written
-        raise SpaceError(f"preparing data and teachers in {sweep.cache}: {' '.join(str(error).split())}") from error
-
-
-def distinct_setups(space: SearchSpace) -> list[ExperimentConfig]:
-    """The baseline, and one candidate for every teacher that the space can choose."""
-    setups = {"": space.baseline_config(space.first_seed)}
-    for config in space.end_candidates():
-        if config.repa is not None:
-            setups.setdefault(config.repa.teacher, config)
-    return list(setups.values())
 
 
 def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch
 from prx_model.kept import Kept
 from sweeps import cluster, desk
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
+from sweeps.preparation import prepare_here, prepare_on_a_node
 from sweeps.slots import TrialLostError, in_a_slot, open_slots
-from sweeps.space import Resources
+from sweeps.space import Resources, SpaceError
 from sweeps.storage import SweepPaths
+from sweeps.sweep import Sweep
 from sweeps.task import Task
 from sweeps.worker import Place, train_trial
-from tests.sweeps.trials import DIVERGING, TOO_LARGE, fill_cache, numbers, planned_task
+from tests.sweeps.trials import DIVERGING, TOO_LARGE, fill_cache, numbers, planned_task, smoke_space
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 240
@@ -229,3 +232,22 @@ def _wait_for_cpus(count: float) -> None:
     while ray.available_resources().get("CPU", 0) < count:
         assert time.monotonic() < deadline, f"{count} CPUs are not free again"
         time.sleep(0.2)
+
+
+def test_a_node_prepares_what_the_driver_would(address, tmp_path):
+    told: list[tuple[str, int, int]] = []
+    here, there = tmp_path / "here", tmp_path / "there"
+    space = smoke_space()
+    prepare_here(Sweep(space=space, paths=SweepPaths(tmp_path), cache=here), lambda *_: None)
+    sweep = Sweep(space=space, paths=SweepPaths(tmp_path), cache=there)
+    prepare_on_a_node(sweep, _resources(), lambda *progress: told.append(progress))
+    assert _files(there) == _files(here)
+    assert told
+    missing = replace(space, base={**space.base, "data": {"source": "store", "path": str(tmp_path / "nothing")}})
+    with pytest.raises(SpaceError, match=r"^preparing data and teachers in .*: .*nothing") as caught:
+        prepare_on_a_node(replace(sweep, space=missing), _resources(), lambda *_: None)
+    assert "\n" not in str(caught.value)
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
