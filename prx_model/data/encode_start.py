@@ -12,7 +12,7 @@ from prx_model.data.encode_plan import WORK_FOLDER
 from prx_model.data.encode_unit import file_card
 from prx_model.data.encoding import Encoder, row_bytes
 from prx_model.data.encoding_settings import EncoderCards
-from prx_model.data.listing import Layout, Listed
+from prx_model.data.listing import Layout, Listed, SourceItem
 from prx_model.data.manifest import FileCard
 from prx_model.data.shards import NULL_TEXT_FILE, write_null_text
 from prx_model.data.store_folder import StoreFolder
@@ -55,13 +55,20 @@ def write_start(store: StoreFolder, encoder: Encoder, scratch: Path) -> Start:
 
 def probe(encoder: Encoder, layout: Layout, listed: Sequence[Listed]) -> Probe:
     """Encodes the first items. ValueError, with the reasons, where none of them can be used."""
-    encoded = encoder.encode((item, -1) for item in layout.read(listed))
+    items: list[SourceItem] = []
+    try:
+        for item in layout.read(listed):
+            items.append(item)
+    except OSError:
+        if not items:
+            raise  # else what could be read will do: the unit that holds the rest tells what is wrong with it
+    encoded = encoder.encode((item, -1) for item in items)
     if not encoded.rows:
         reasons = Counter(item.reason for item in encoded.skipped)
         counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
         example = f"{encoded.skipped[0].key} {encoded.skipped[0].detail}".strip()
-        raise ValueError(f"none of the first {len(listed)} items can be used: {counts}; such as {example}")
+        raise ValueError(f"none of the first {len(items)} items can be used: {counts}; such as {example}")
     return Probe(
         row_bytes=sum(map(row_bytes, encoded.rows)) / len(encoded.rows),
-        broken_share=len(encoded.skipped) / len(listed),
+        broken_share=len(encoded.skipped) / len(items),
     )

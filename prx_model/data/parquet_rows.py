@@ -61,11 +61,16 @@ class ParquetRows:
             return parquet.metadata.num_rows
 
     def _read_file(self, file: str, listed: Sequence[Listed]) -> Iterator[SourceItem]:
+        import pyarrow as pa
+
         wanted = {one.start: one for one in listed}
-        with self._open(file) as parquet:
-            for row, image, caption in self._rows_between(parquet, listed[0].start or 0, listed[-1].start or 0):
-                if row in wanted:
-                    yield _item(wanted[row], image.as_py(), caption.as_py())
+        try:
+            with self._open(file) as parquet:
+                for row, image, caption in self._rows_between(parquet, listed[0].start or 0, listed[-1].start or 0):
+                    if row in wanted:
+                        yield _item(wanted[row], image.as_py(), caption.as_py())
+        except (OSError, pa.ArrowException) as error:
+            raise OSError(f"{self._root}/{file} cannot be read: {str(error).splitlines()[0]}") from error
 
     def _rows_between(self, parquet: pq.ParquetFile, first: int, last: int) -> Iterator[tuple[int, Any, Any]]:
         row = 0

@@ -26,11 +26,12 @@ from prx_model.data.store import ImageCaptionStore
 from prx_model.data.store_folder import StoreFolder
 from sweeps import cluster, main
 from sweeps.encode_command import request_of
-from tests.picture_sources import pairs, write_folder, write_parquet, write_tars
+from tests.picture_sources import pairs, write_folder, write_parquet
 from tests.s3_server import file_system
 
 LIMIT_S = 300
 PAIRS = pairs(40, side=32)
+NAMED = ("--name", "pictures", "--licence", "CC0")
 OPTIONS = "--autoencoder pixel --text-encoder minilm --resolution 16 --max-text-tokens 12 --heldout 6 --batch-size 4"
 
 
@@ -83,27 +84,32 @@ def finished(store: Path) -> list[Path]:
     return sorted((store / CARDS_FOLDER).glob("unit-*.json"))
 
 
-@pytest.mark.slow
-def test_a_store_holds_what_the_encoders_make_and_the_same_command_does_nothing(ray, tmp_path, capsys):
-    source = write_folder(tmp_path / "source", PAIRS)
+@pytest.fixture(scope="module")
+def whole(ray, tmp_path_factory) -> tuple[Path, Path]:
+    """A source with three broken items, and the data set that two actors have made of it undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = write_folder(folder / "source", PAIRS)
     (source / "a" / "picture-003.jpg").write_bytes(b"no picture")
     (source / "a" / "picture-004.txt").write_text("")
     (source / "b" / "picture-030.txt").unlink()
-    store = tmp_path / "store"
-    assert encode(source, store, "--rows-per-shard", "9", "--licence", "CC0", "--name", "pictures") == 0
-    shown = capsys.readouterr()
-    assert shown.err == ""
+    assert encode(source, folder / "store", *NAMED, "--rows-per-shard", "2", "--actors", "2") == 0
+    return source, folder / "store"
+
+
+@pytest.mark.slow
+def test_a_store_holds_what_the_encoders_make_and_the_same_command_does_nothing(whole, capsys):
+    source, store = whole
+    assert encode(source, store, *NAMED, "--rows-per-shard", "2") == 0
+    shown = capsys.readouterr().out
     manifest = Manifest.read(store)
     assert manifest.counts == {"train": 31, "heldout": 6}
     assert manifest.skipped_by_reason == {"not an image": 1, "empty caption": 1, "missing caption": 1}
     assert (manifest.source.name, manifest.source.licence) == ("pictures", "CC0")
-    for part in ("31 images", "6 images", "a/picture-003", f"path: {store}", "num_heldout: 6", manifest.fingerprint):
-        assert part in shown.out, part
+    expected = ("done already", "31 images", "6 images", "a/picture-003", f"path: {store}", "num_heldout: 6")
+    for part in (*expected, manifest.fingerprint):
+        assert part in shown, part
     assert not (store / WORK_FOLDER).exists()
     _check_equals_direct_encoding(store, source)
-
-    assert encode(source, store, "--rows-per-shard", "9") == 0
-    assert "done already" in capsys.readouterr().out
     assert encode(source, store, "--resolution", "32") == 2
     assert "resolution: the store has 16, asked for is 32" in capsys.readouterr().err
 
@@ -121,16 +127,6 @@ def _check_equals_direct_encoding(store: Path, source: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_actor_and_two_make_the_same_data_set(ray, tmp_path):
-    source = write_tars(tmp_path / "source", PAIRS)
-    for actors in (1, 2):
-        assert encode(source, tmp_path / str(actors), "--rows-per-shard", "7", "--actors", str(actors)) == 0
-    one, two = (Manifest.read(tmp_path / name) for name in ("1", "2"))
-    assert one.fingerprint == two.fingerprint
-    assert [card.sha256 for card in one.shards] == [card.sha256 for card in two.shards]
-
-
-@pytest.mark.slow
 def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_mends_it(ray, tmp_path, capsys):
     source, store = write_parquet(tmp_path / "source", PAIRS, rows_per_group=10), tmp_path / "store"
     path = source / "data" / "train-00001.parquet"
@@ -138,7 +134,7 @@ def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_men
     path.write_bytes(whole[:4] + b"\xff" * 2000 + whole[2004:])  # the footer is sound, the first pages are not
     assert encode(source, store, "--rows-per-shard", "10") == 1
     shown = capsys.readouterr().err
-    assert "failed: train-00002.parquet (items 20 to 29): OSError" in shown
+    assert f"failed: train-00002.parquet (items 20 to 29): OSError: {path} cannot be read" in shown
     assert "the same command tries again" in shown
     assert [card.name for card in finished(store)] == [f"unit-0000{i}.json" for i in (0, 1, 3)]
     before = {path: path.stat().st_mtime_ns for path in store.glob("train-*.parquet")}
@@ -152,41 +148,44 @@ def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_men
 
 
 @pytest.mark.slow
-def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(ray, tmp_path):
-    source, store = write_folder(tmp_path / "source", PAIRS), tmp_path / "store"
-    result: list[int] = []
-    thread = threading.Thread(
-        target=lambda: result.append(encode(source, store, "--rows-per-shard", "2", "--actors", "1"))
-    )
+def test_one_actor_that_is_killed_and_replaced_makes_what_two_have_made(whole, tmp_path):
+    source, undisturbed = whole
+    store, result = tmp_path / "store", []
+    arguments = (source, store, *NAMED, "--rows-per-shard", "2", "--actors", "1")
+    thread = threading.Thread(target=lambda: result.append(encode(*arguments)))
     thread.start()
-    tries = store / WORK_FOLDER / "tries"
     wait_for(lambda: len(finished(store)) >= 2)
-    killed = json.loads(max(tries.glob("*.json"), key=lambda file: file.stat().st_mtime_ns).read_text())["process"]
-    os.kill(killed, signal.SIGKILL)
+    tries = (store / WORK_FOLDER / "tries").glob("*.json")
+    last = max(tries, key=lambda file: file.stat().st_mtime_ns)
+    os.kill(json.loads(last.read_text())["process"], signal.SIGKILL)
     thread.join(LIMIT_S)
     assert result == [0]
-    assert Manifest.read(store).counts == {"train": 34, "heldout": 6}
+    _check_same(store, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was(ray, tmp_path):
-    source, store = write_folder(tmp_path / "source", PAIRS), tmp_path / "store"
-    process = command(source, store, "--rows-per-shard", "2", "--actors", "1")
+def test_a_killed_command_goes_on_where_it_was(whole, tmp_path, capsys):
+    source, undisturbed = whole
+    store = tmp_path / "store"
+    process = command(source, store, *NAMED, "--rows-per-shard", "2", "--actors", "1")
     wait_for(lambda: len(finished(store)) >= 3, process)
     process.kill()
     process.communicate()
-    done = {path: path.stat().st_mtime_ns for path in store.glob("train-*.parquet")}
     assert not (store / "manifest.json").exists()
-    names = {path.name for path in finished(store)}
-    kept = {
-        path: time_ns for path, time_ns in done.items() if path.name.replace("train", "unit")[:10] + ".json" in names
-    }
-    assert kept
-    assert encode(source, store) == 0
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert encode(source, tmp_path / "undisturbed", "--rows-per-shard", "2") == 0
-    assert Manifest.read(store).fingerprint == Manifest.read(tmp_path / "undisturbed").fingerprint
+    shards = [store / card.name.replace("unit", "train").replace("json", "parquet") for card in finished(store)]
+    done = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
+    assert len(done) >= 3 - 1
+    assert encode(source, store, *NAMED) == 0
+    assert "of them done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    _check_same(store, undisturbed)
     assert not list(store.glob(".*"))
+
+
+def _check_same(store: Path, other: Path) -> None:
+    one, two = Manifest.read(store), Manifest.read(other)
+    assert one.fingerprint == two.fingerprint
+    assert [card.sha256 for card in one.shards] == [card.sha256 for card in two.shards]
 
 
 @pytest.mark.slow
