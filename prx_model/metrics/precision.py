@@ -11,7 +11,13 @@ from torch.backends import cudnn, mkldnn
 
 # Matrix products and convolutions, on GPUs and on CPUs. Unless it is told not to, torch computes convolutions on a GPU
 # in TensorFloat-32, which has 11 bits: features would differ in the third or fourth digit.
-_OPERATIONS: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
+_OPERATIONS: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    cudnn.conv,  # pyright: ignore[reportAttributeAccessIssue]
+    cudnn.rnn,
+    mkldnn.matmul,  # pyright: ignore[reportAttributeAccessIssue]
+    mkldnn.conv,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 
 @contextmanager
