@@ -21,6 +21,7 @@ import torch
 from hypothesis import settings
 
 from prx_model.model import MODELS, PRXConfig
+from tests.s3_server import s3_bucket, s3_server  # noqa: F401  (fixtures for all tests)
 
 torch.set_num_threads(1)
 
