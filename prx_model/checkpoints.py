@@ -3,8 +3,8 @@
 In a folder, a checkpoint is filled under another name and then renamed. In object storage, where nothing can be
 renamed, a list of its files with their sha256 is written last, and without that list it is none.
 
-The hashes find out accidents, not somebody who may write to the storage: what such a person leaves is loaded. So loading
-never runs code (see saved_state).
+The hashes find out accidents, not somebody who may write to the storage: what such a person leaves is loaded. So
+loading never runs code (see saved_state).
 """
 
 from __future__ import annotations

@@ -31,13 +31,13 @@ def open_store(data: DataConfig, cache: Path, progress: Progress | None = None, 
 
     location, kept = _location(data, cache, progress), kept or Kept()
     # The fingerprint is read again for every run: a folder that was encoded anew is another data set.
-    fingerprint = _manifest_at(location).fingerprint
+    manifest = _manifest_at(location)
     if isinstance(location, Path):
-        return kept.get("store", (location, fingerprint), lambda: ImageCaptionStore.open(location))
-    room, folder = int(data.cache_gb * 1e9), cache / "store"
+        return kept.get("store", (location, manifest.fingerprint), lambda: ImageCaptionStore.open(location))
+    room, folder = _cache_bytes(data, manifest), cache / "store"
     return kept.get(
         "store",
-        (location, fingerprint, folder, room),
+        (location, manifest.fingerprint, folder, room),
         lambda: EncodedStore.open(location, cache=folder, cache_bytes=room),
     )
 
@@ -45,6 +45,19 @@ def open_store(data: DataConfig, cache: Path, progress: Progress | None = None, 
 def manifest_of(data: DataConfig, cache: Path) -> Manifest:
     """What the data set says of itself. Opens nothing else; makes it first where it is one that can be made."""
     return _manifest_at(_location(data, cache, None))
+
+
+def _cache_bytes(data: DataConfig, manifest: Manifest) -> int:
+    from prx_model.data.places import S3_SCHEME
+
+    room = int(data.cache_gb * 1e9)
+    largest = max(group.bytes for card in manifest.shards for group in card.groups)
+    if str(data.path).startswith(S3_SCHEME) and room < largest:
+        raise ValueError(
+            f"data.cache_gb: got {data.cache_gb:g}, allowed for {data.path} is "
+            f"at least {largest / 1e9:.2g}, the size of its largest row group"
+        )
+    return room
 
 
 def _manifest_at(location: str | Path) -> Manifest:

@@ -43,20 +43,27 @@ __all__ = [
 ]
 
 
-def prepare(config: ExperimentConfig, cache: Path, progress: Progress | None = None, kept: Kept | None = None) -> None:
+def prepare(
+    config: ExperimentConfig,
+    cache: Path,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> None:
     """Make every cache that a run of `config` reads, and see that whatever else it needs is there.
 
     Made are: an encoded OpenMoji, its teacher's tokens, the features of the reference images. Of a streamed data set
     nothing is walked through: it is opened and checked, its autoencoder and the teacher are loaded once.
     Called once by whoever starts runs, so that runs side by side find all of it. A second call finds it done. Several
-    configs in a row share what they have in common through `kept`.
+    configs in a row share what they have in common through `kept`. device: where scoring networks look at the images.
     """
     kept = kept or Kept()
     store = open_store(config.data, cache, progress, kept)
     check_fits(config, store.manifest)
     latent_space(store, kept, "cpu")
     prepare_teacher(config, store, cache, kept, progress)
-    suite_of(config, store, cache, kept, "cpu", progress)
+    suite_of(config, store, cache, kept, device, progress)
 
 
 @dataclass(frozen=True, kw_only=True)

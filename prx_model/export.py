@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prx_model.data.durable import whole_folder
 from prx_model.export_readme import readme
+from prx_model.hub import quietly
 from prx_model.model import PRX
 from prx_model.sampling import SamplerConfig
 
@@ -64,7 +65,8 @@ def export_pipeline(model: PRX, folder: Path, card: PipelineCard, *, components:
     pipeline = _pipeline(model, card, components)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as partial:
-        pipeline.save_pretrained(partial)
+        with quietly():  # it remarks on every part that it is to leave out
+            pipeline.save_pretrained(partial)
         description = {"components": components, **asdict(card)}
         (partial / COMPONENTS_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(readme(card, components), encoding="utf-8")

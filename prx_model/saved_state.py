@@ -12,6 +12,7 @@ pickle, and whoever can write to the bucket could run what they like on every no
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,16 @@ def write_whole(tree: Tree, folder: Path) -> None:
 def write_parts(tensors: Tree, rest: Tree, folder: Path, *, rank: int) -> None:
     """Write this worker's part of `tensors`; rank 0 writes `rest` beside it. All workers call it together.
 
-    An error of one is raised by all.
+    An error of one is raised by all, as OSError.
     """
     from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
+    from torch.distributed.checkpoint.api import CheckpointException
 
-    save(dict(leaves(tensors)), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    try:
+        save(dict(leaves(tensors)), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:
+        worker, (cause, _) = min(error.failures.items())
+        raise OSError(f"worker {worker}: {type(cause).__name__}: {cause}") from error
     if rank == 0:
         write_whole({**rest, IN_PARTS: True}, folder)
 
@@ -95,7 +101,10 @@ def _read_parts(targets: Mapping[str, Tensor], folder: Path) -> None:
         _check(name, target, None if entry is None else entry.size, folder)
         if sum(math.prod(chunk.sizes) for chunk in saved[name].chunks) < target.numel():
             raise ValueError(f"checkpoint {folder}: a file with a part of {name} is missing")
-    load(dict(targets), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    with warnings.catch_warnings():
+        # It is meant: no worker needs to know what the others read.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        load(dict(targets), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
 def _parts(folder: Path) -> dict[str, Any]:

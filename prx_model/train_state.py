@@ -86,7 +86,8 @@ class TrainState:
         saved_state.read_into(known, folder)
         rest = saved_state.read_rest(folder)
         self.step = rest["step"]
-        self.window.load_state_dict(rest["window"])
+        if "window" in rest:  # earlier versions saved at evaluations alone, where it is empty
+            self.window.load_state_dict(rest["window"])
         for group, saved_group in zip(self.optimizer.param_groups, rest["optimizer"]["param_groups"], strict=True):
             group.update({name: value for name, value in saved_group.items() if name != "params"})
 

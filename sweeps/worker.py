@@ -41,7 +41,7 @@ class Place:
 
     def workers(self, config: ExperimentConfig) -> Workers:
         # Where REPA stops in the middle of the run, the projector has no gradient from there on.
-        stops_repa = config.repa is not None and config.repa.schedule == "stop"
+        stops_repa = config.repa is not None and config.repa.ends_early
         return joined_workers(find_unused=stops_repa)
 
 

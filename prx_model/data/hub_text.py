@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,8 +59,8 @@ class HubTextEncoder:
     ) -> None:
         clean_caption("")  # says what is missing before anything is loaded
         home = HubSource.parse(source, revision)
-        config = _config(home)
-        home = home.at(config.get("_commit_hash"))
+        config, commit = _config(home)
+        home = home.at(commit)
         self.name, self.revision = home.name, home.revision
         self.tokenizer = _load_tokenizer(home)
         model, self.kind = _load_model(home, config)
@@ -183,16 +185,18 @@ def _text_preprocessor() -> Any:
     return TextPreprocessor()
 
 
-def _config(home: HubSource) -> dict[str, Any]:
-    from transformers import PreTrainedConfig
+def _config(home: HubSource) -> tuple[dict[str, Any], str | None]:
+    """The model's config.json, and the commit at which it was found."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
-        config, _ = PreTrainedConfig.get_config_dict(home.place, **home.arguments())
+        path = cached_file(home.place, "config.json", **home.arguments())
     except OSError as error:
         raise unavailable(home, error) from error
+    config = json.loads(Path(str(path)).read_text(encoding="utf-8"))
     if "model_type" not in config:
         raise ValueError(f"{home} is no model of transformers: its config.json names no model_type")
-    return config
+    return config, extract_commit_hash(path, None)
 
 
 def tokenizer_home(home: HubSource) -> HubSource:
@@ -257,7 +261,7 @@ def _load_t5gemma(home: HubSource, model_type: str) -> tuple[nn.Module, str]:
     return _around(encoder, whole), "T5GemmaModule" if model_type == "t5_gemma_module" else "T5GemmaEncoder"
 
 
-def _around(encoder: nn.Module, config: Any) -> nn.Module:
+def _around(encoder: Any, config: Any) -> nn.Module:
     """The class that can be saved and loaded again, around the encoder alone."""
     from transformers import T5GemmaEncoderModel
 

@@ -240,9 +240,9 @@ def test_hub_sources_are_pinned_to_their_commits(homes, tmp_path):
     )
     export_pipeline(latent_model(16), tmp_path / "model", hub)  # nothing is loaded, so nothing need be there
     text = (tmp_path / "model" / "README.md").read_text()
-    assert "AutoencoderKL.from_pretrained('owner/flux', subfolder='vae', revision='abc')" in text
-    assert "T5GemmaConfig.from_pretrained('owner/text', revision='def')" in text
-    assert "AutoTokenizer.from_pretrained('owner/text', revision='def', model_max_length=256)" in text
+    assert 'AutoencoderKL.from_pretrained("owner/flux", subfolder="vae", revision="abc")' in text
+    assert 'T5GemmaConfig.from_pretrained("owner/text", revision="def")' in text
+    assert 'AutoTokenizer.from_pretrained("owner/text", revision="def", model_max_length=256)' in text
     assert "use_resolution_binning" not in text  # 256 is a size that the pipeline knows
     assert json.loads((tmp_path / "model" / "model_index.json").read_text())["default_sample_size"] == 256
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prx_model import yardstick
-from prx_model.data_source import FirstRows, check_fits, heldout_of, open_store
+from prx_model.data_source import FirstRows, batches_of, check_fits, heldout_of, open_store
 from prx_model.evaluation import Evaluation
 from prx_model.experiment import (
     DataConfig,
@@ -28,7 +28,7 @@ from prx_model.latents import load_latent_space
 from prx_model.model import PRX, PRXConfig
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig
-from prx_model.teacher_tokens import teacher_tokens
+from prx_model.teacher_tokens import TeacherTokens, teacher_tokens
 from prx_model.yardstick import to_images
 from tests.prx_model.encoded_stores import (
     MAX_TEXT_TOKENS,
@@ -40,6 +40,7 @@ from tests.prx_model.encoded_stores import (
 )
 from tests.prx_model.tiny_networks import saved_autoencoder
 from tests.prx_model.training_runs import FAST, everything, same, told
+from tests.s3_server import file_system
 
 CHANNELS, GRID = 16, (2, 2)
 REPA = RepaConfig(teacher="tiny_vit", depth=1, weight=0.5, projector_width=16, teacher_precision="fp32")
@@ -106,7 +107,8 @@ def test_a_run_with_a_teacher_beside_it_comes_to_finite_scores_and_pictures(fold
     config = settings(folder / name, repa=REPA)
     stages = []
     prepare(config, tmp_path, lambda stage, done, total: stages.append((done, total)))
-    assert stages[-1][0] == stages[-1][1] == 12  # the reference images, and no row of the training split
+    assert stages[-1] == (12, 12)
+    assert {total for _, total in stages} == {12}  # the reference images, and no row of the training split
     experiment = open_experiment(config, tmp_path)
     assert experiment.teacher is not None
     assert experiment.suite.sample_shape == ((3, 32, 32) if name == "pixels" else (CHANNELS, 4, 4))
@@ -210,6 +212,34 @@ def test_of_the_held_out_images_the_first_are_used(folder: Path, tmp_path: Path)
     with pytest.raises(AssertionError, match="of 9"):
         few.images_of([9])
     check_fits(config, store.manifest)
+    assert open_experiment(config, tmp_path).suite.prompts.fingerprint == few.fingerprint
+
+
+def test_a_worker_reads_its_share_of_every_batch(folder: Path, tmp_path: Path) -> None:
+    config = settings(folder / "taught", repa=REPA)
+    store, tokens = open_store(config.data, tmp_path), TeacherTokens(stored="tiny_vit")
+    whole = batches_of(config, store, (0, 8), tokens).batches(16)
+    parts = [batches_of(config, store, share, tokens).batches(16) for share in ((0, 4), (4, 8))]
+    for _ in range(3):  # over the end of an epoch
+        expected, shares = next(whole), [next(part) for part in parts]
+        assert torch.equal(torch.cat([share.index for share in shares]), expected.index)
+        assert torch.equal(torch.cat([share.clean for share in shares]), expected.clean)
+
+
+def test_a_data_set_in_a_bucket_gives_the_numbers_of_the_one_in_a_folder(
+    folder: Path, tmp_path: Path, s3_bucket: str
+) -> None:
+    local = settings(folder / "latents", repa=REPA)
+    file_system().put(str(folder / "latents"), s3_bucket.removeprefix("s3://") + "/latents", recursive=True)
+    far = replace(local, data=replace(local.data, path=f"{s3_bucket}/latents", cache_gb=1e-3))
+    prepare(far, tmp_path)
+    numbers = [[told(it) for it in finished(open_experiment(config, tmp_path))] for config in (local, far)]
+    assert numbers[0] == numbers[1]
+    fetched = sum(file.stat().st_size for file in (tmp_path / "store").rglob("*") if file.is_file())
+    assert 0 < fetched <= 1e6
+    small = replace(far, data=replace(far.data, cache_gb=1e-6))
+    with pytest.raises(ValueError, match=r"^data\.cache_gb: got 1e-06, allowed for s3://.* is at least"):
+        open_experiment(small, tmp_path)
 
 
 def test_runs_of_one_process_share_what_no_run_changes_and_nothing_else(folder: Path, tmp_path: Path) -> None:

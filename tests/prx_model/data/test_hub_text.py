@@ -10,7 +10,7 @@ import torch
 
 import prx_model.data.hub_text as hub_text
 from prx_model.data.hub_text import HubTextEncoder, as_stored, clean_caption, text_encoder_of
-from tests.prx_model.tiny_networks import saved_t5gemma, tiny_t5gemma, tiny_tokenizer
+from tests.prx_model.tiny_networks import COMMIT, hub_repository, saved_t5gemma, tiny_t5gemma, tiny_tokenizer
 
 CAPTIONS = [
     "A red fox, sleeping in FRESH snow.",
@@ -128,6 +128,14 @@ def test_the_card_finds_the_encoder_again_and_no_other(tmp_path):
     saved_t5gemma(tmp_path, seed=1)
     with pytest.raises(ValueError, match=rf"the data set was encoded with {card.weight_sha256}; put the text encoder"):
         text_encoder_of(card, max_text_tokens=6)
+
+
+def test_a_branch_of_the_hub_is_pinned_to_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    saved_t5gemma(hub_repository(tmp_path, "owner/text"))
+    encoder = HubTextEncoder("owner/text")
+    assert (encoder.name, encoder.revision) == ("owner/text", COMMIT)
+    assert text_encoder_of(encoder.card(), max_text_tokens=9).revision == COMMIT
 
 
 def test_an_outer_autocast_and_training_mode_change_nothing(encoder):
