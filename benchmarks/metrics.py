@@ -106,7 +106,7 @@ def dinov2(toy: bool) -> FeatureExtractor:
     return dinov2_extractor(model, side=side)
 
 
-def _vit(toy: bool, image_size: int) -> dict[str, int]:
+def _vit(toy: bool, image_size: int) -> dict[str, Any]:
     width, layers, heads = (32, 2, 2) if toy else (1024, 24, 16)
     return {
         "hidden_size": width,
@@ -192,7 +192,8 @@ def image_table(options: argparse.Namespace) -> Iterator[str]:
             continue
         seconds(run, options.device)
         took = statistics.median(seconds(run, options.device) for _ in range(options.rounds))
-        yield f"| {row.what} | {_short(1000 * took / row.count)} | {_short(row.count / took)} | {_peak(options.device)} |"
+        per_1000, rate = _short(1000 * took / row.count), _short(row.count / took)
+        yield f"| {row.what} | {per_1000} | {rate} | {_peak(options.device)} |"
 
 
 def _short(number: float) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -167,15 +166,18 @@ def test_inception_missing_damaged_and_whole(tmp_path: Path, monkeypatch: pytest
 # -- with a network: a server of our own answers as the hub does
 
 
+DONE = threading.Event()
+
+
 class Hub(BaseHTTPRequestHandler):
-    """The hub's answers about owner/name; owner/gated is gated, owner/slow takes its time, all else is unknown."""
+    """The hub's answers about owner/name; owner/gated is gated, owner/slow says nothing, all else is unknown."""
 
     def do_GET(self) -> None:
         place = "/".join(self.path.split("/")[3:5])
         if "/auth-check" in self.path:
             self._answer(403, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
         elif place == "owner/slow":
-            time.sleep(3)
+            DONE.wait(60)
         elif place in ("owner/name", "owner/gated"):
             files = {"config.json": 700, "model.safetensors.index.json": 300, "model-1-of-1.safetensors": 2_500_000_000}
             siblings = [{"rfilename": name, "size": size} for name, size in (*files.items(), ("README.md", 10**10))]
@@ -209,7 +211,9 @@ def network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    DONE.clear()
     yield address
+    DONE.set()
     server.shutdown()
     server.server_close()
 
@@ -239,9 +243,9 @@ def test_what_the_network_refuses_is_missing_and_why_is_told(network: str) -> No
 
 
 def test_a_network_that_does_not_answer_is_not_waited_for(network: str) -> None:
-    first, second = lines(model("owner/slow"), model("owner/name"), timeout_s=0.4)
+    first, second = lines(model("owner/slow"), model("owner/name"), timeout_s=3.0)
     assert "`hf download owner/slow`" in first
-    assert "network gives no answer (no answer within 0.4 s)" in first
+    assert "the network gives no answer (" in first
     assert "will be downloaded" in second
 
 
