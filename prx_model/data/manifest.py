@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prx_model.data.places import place_at
+
 FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 IMAGE_FORMATS = ("png", "jpeg", "webp")
@@ -188,13 +190,19 @@ class Manifest:
         return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """The manifest in `folder`; ValueError where there is none, or one of another format, or a damaged one."""
-        path = folder / MANIFEST_FILE
-        if not path.is_file():
-            raise ValueError(f"{folder} holds no data set ({MANIFEST_FILE} is missing); prepare one first")
+    def read(cls, location: Path | str) -> Manifest:
+        """The manifest in a folder or at an s3:// prefix.
+
+        ValueError where there is none, or one of another format, or a damaged one.
+        """
+        place = place_at(location)
+        path = place.name_of(MANIFEST_FILE)
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            content = place.read(MANIFEST_FILE)
+        except FileNotFoundError as error:
+            raise ValueError(f"{location} holds no data set ({MANIFEST_FILE} is missing); prepare one first") from error
+        try:
+            fields = json.loads(content.decode())
             got = fields.pop("format_version")
             if got != FORMAT_VERSION:
                 raise ValueError(f"format version is {got}, this code reads {FORMAT_VERSION}")
@@ -213,7 +221,7 @@ class Manifest:
             if recorded != manifest.fingerprint:
                 raise ValueError(f"fingerprint is {manifest.fingerprint}, recorded {recorded}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged or foreign ({error}); delete {folder} and run again") from error
+            raise ValueError(f"{path} is damaged or foreign ({error}); delete {location} and run again") from error
         return manifest
 
 

@@ -123,17 +123,17 @@ def encode_image(
     return buffer.getvalue()
 
 
-def decode_image(data: bytes | memoryview) -> UInt8[Tensor, "3 R R"]:
+def decode_image(data: bytes | bytearray) -> UInt8[Tensor, "3 R R"]:
     """The pixels of an encoded file, RGB. ValueError where it is corrupt."""
     return torch.from_numpy(_pixels(data)).permute(2, 0, 1).contiguous()
 
 
-def stored_tensor(data: bytes | memoryview, shape: tuple[int, ...], dtype: str) -> Tensor:
+def stored_tensor(data: bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
     """Numbers as they lie in a column, as a tensor of its own. dtype: 'float16' or 'bfloat16'."""
     return torch.from_numpy(np.frombuffer(data, np.uint8).copy()).view(TORCH_DTYPES[dtype]).reshape(shape)
 
 
-def _pixels(data: bytes | memoryview) -> UInt8[np.ndarray, "R R 3"]:
+def _pixels(data: bytes | bytearray) -> UInt8[np.ndarray, "R R 3"]:
     from PIL import Image
 
     try:

@@ -6,7 +6,7 @@ What a shard holds is told in prx_model/data/shards.py, what the manifest says i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,17 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from prx_model.data.groups import ShardFiles
+from prx_model.data.heldout import HeldOut, StreamedSplit
 from prx_model.data.manifest import FileCard, Manifest, json_sha256
+from prx_model.data.places import Bucket, Folder, Place, place_at
+from prx_model.data.ranges import ADVICE, CachedRanges, LocalRanges, Ranges
 from prx_model.data.shards import SplitName, decode_image, stored_tensor
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+VERIFIED_BYTES = 64 << 20  # read at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,32 +80,126 @@ class ImageCaptionStore:
     def open(cls, folder: Path) -> ImageCaptionStore:
         """Reads the data set in `folder`. ValueError where it is missing, or a file differs from its checksum."""
         manifest = Manifest.read(folder)
-        null = _verified_table(folder, manifest.null_text)
-        num_tokens = int(null["num_text_tokens"][0].as_py())
-        width = manifest.text_encoder.width
+        place, advice = Folder(folder), f"delete {folder} and run again"
         return cls(
             manifest=manifest,
-            train=_read_split(folder, "train", manifest),
-            heldout=_read_split(folder, "heldout", manifest),
-            null_text=stored_tensor(null["text"][0].as_py(), (num_tokens, width), manifest.text_dtype).float(),
+            null_text=_null_text(place, manifest, advice),
+            train=_read_split(place, "train", manifest, advice),
+            heldout=_read_split(place, "heldout", manifest, advice),
         )
 
 
-def _verified_table(folder: Path, card: FileCard) -> pa.Table:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedStore:
+    """A data set of any size, opened for streaming: in memory are its manifest and the empty caption.
+
+    train: the row groups of the train split, for StreamReader. null_text: float32.
+    """
+
+    manifest: Manifest
+    place: Folder | Bucket
+    train: ShardFiles
+    heldout: HeldOut
+    null_text: Float[Tensor, "L0 E"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def num_train(self) -> int:
+        return self.manifest.counts["train"]
+
+    @classmethod
+    def open(cls, location: str | Path, *, cache: Path, cache_bytes: int) -> EncodedStore:
+        """Opens the data set in a folder or at an s3:// prefix.
+
+        cache, cache_bytes: the folder for what is fetched from S3, and its bound; a local data set is read where it
+        lies. ValueError, in one line, where the data set or one of its files is missing, or a file has another size
+        than the manifest says. What is in the files is checked when it is first read.
+        """
+        manifest = Manifest.read(location)
+        place = place_at(location)
+        _check_sizes(manifest, place)
+        if isinstance(place, Bucket):
+            _check_cache(manifest, cache_bytes)
+            ranges: Ranges = CachedRanges(place, cache, cache_bytes)
+        else:
+            ranges = LocalRanges(place)
+        return cls(
+            manifest=manifest,
+            place=place,
+            train=ShardFiles(manifest.shards_of("train"), ranges),
+            heldout=StreamedSplit(manifest, ShardFiles(manifest.shards_of("heldout"), ranges)),
+            null_text=_null_text(place, manifest, ADVICE),
+        )
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Reads every byte of the data set; `progress(done, total)` in bytes.
+
+        ValueError with the name of the first file that is corrupt, or no longer there.
+        """
+        cards = (*self.manifest.shards, self.manifest.null_text)
+        total = sum(card.bytes for card in cards)
+        done = 0
+        for card in cards:
+            digest = hashlib.sha256()
+            for start in range(0, card.bytes, VERIFIED_BYTES):
+                part = _read(self.place, card, start, min(start + VERIFIED_BYTES, card.bytes))
+                digest.update(part)
+                done += len(part)
+                if progress is not None:
+                    progress(done, total)
+            _check_sha256(self.place, card, digest.hexdigest(), ADVICE)
+
+
+def _check_sizes(manifest: Manifest, place: Place) -> None:
+    sizes = place.sizes()
+    for card in (*manifest.shards, manifest.null_text):
+        got = sizes.get(card.file)
+        if got is None:
+            raise ValueError(f"{place.name_of(card.file)} is missing; {ADVICE}")
+        if got != card.bytes:
+            name = place.name_of(card.file)
+            raise ValueError(f"{name} is truncated or foreign: {got} bytes, the manifest says {card.bytes}; {ADVICE}")
+
+
+def _check_cache(manifest: Manifest, cache_bytes: int) -> None:
+    largest = max(group.bytes for card in manifest.shards for group in card.groups)
+    if cache_bytes < largest:
+        raise ValueError(f"cache_bytes: got {cache_bytes}, allowed is at least {largest}, the largest row group")
+
+
+def _null_text(place: Place, manifest: Manifest, advice: str) -> Float[Tensor, "L0 E"]:
+    table = _verified_table(place, manifest.null_text, advice)
+    shape = (int(table["num_text_tokens"][0].as_py()), manifest.text_encoder.width)
+    return stored_tensor(table["text"][0].as_py(), shape, manifest.text_dtype).float()
+
+
+def _verified_table(place: Place, card: FileCard, advice: str) -> pa.Table:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / card.file
-    advice = f"delete {folder} and run again"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; {advice}")
-    got = _file_sha256(path)
+    data = _read(place, card, 0, None, advice)
+    _check_sha256(place, card, hashlib.sha256(data).hexdigest(), advice)
+    return pq.read_table(pa.BufferReader(data))
+
+
+def _read(place: Place, card: FileCard, start: int, stop: int | None, advice: str = ADVICE) -> bytes:
+    try:
+        return place.read(card.file, start, stop)
+    except FileNotFoundError as error:
+        raise ValueError(f"{place.name_of(card.file)} is missing; {advice}") from error
+
+
+def _check_sha256(place: Place, card: FileCard, got: str, advice: str) -> None:
     if got != card.sha256:
-        raise ValueError(f"{path} is corrupt: sha256 is {got}, the manifest says {card.sha256}; {advice}")
-    return pq.read_table(path)
+        name = place.name_of(card.file)
+        raise ValueError(f"{name} is corrupt: sha256 is {got}, the manifest says {card.sha256}; {advice}")
 
 
-def _read_split(folder: Path, name: SplitName, manifest: Manifest) -> Split:
-    rows = [row for card in manifest.shards_of(name) for row in _verified_table(folder, card).to_pylist()]
+def _read_split(place: Place, name: SplitName, manifest: Manifest, advice: str) -> Split:
+    rows = [row for card in manifest.shards_of(name) for row in _verified_table(place, card, advice).to_pylist()]
     side = manifest.resolution
     images = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
     text = torch.zeros(len(rows), manifest.max_text_tokens, manifest.text_encoder.width)
@@ -118,8 +218,3 @@ def _read_split(folder: Path, name: SplitName, manifest: Manifest) -> Split:
         text=text,
         text_mask=torch.arange(manifest.max_text_tokens)[None, :] < lengths[:, None],
     )
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
