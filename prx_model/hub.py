@@ -92,15 +92,19 @@ def _all(report: dict[str, Any], *names: str) -> Iterable[Any]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps transformers' bars and its table of unused weights out of the terminal, for who reads the report."""
-    from transformers.utils import logging
+    """Keeps bars and remarks of transformers and diffusers out of the terminal, for who reads their reports."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    before = [(logging, logging.get_verbosity()) for logging in (of_diffusers, of_transformers)]
+    shown = of_transformers.is_progress_bar_enabled()
+    of_transformers.disable_progress_bar()
+    for logging, _ in before:
+        logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        for logging, verbosity in before:
+            logging.set_verbosity(verbosity)
         if shown:
-            logging.enable_progress_bar()
+            of_transformers.enable_progress_bar()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from prx_model.hub import HubSource, check_filled, unavailable
+from prx_model.hub import HubSource, check_filled, quietly, unavailable
 from prx_model.hub_teachers import weights_digest
 from prx_model.pretrained import Frozen
 from prx_model.sampling import pixels_to_images
@@ -104,12 +104,15 @@ def load_latent_space(source: str, revision: str = "main", *, dtype: torch.dtype
     Raises OSError if it cannot be had (with what to do), ValueError if it is no autoencoder of KINDS, or not whole.
     """
     import diffusers
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     home = HubSource.parse(AUTOENCODERS.get(source, source), revision)
     try:
-        config, commit = diffusers.AutoencoderKL.load_config(home.place, return_commit_hash=True, **home.arguments())
+        # Any class reads any config; which one this is stands in it.
+        found: Any = AutoencoderKL.load_config(home.place, return_commit_hash=True, **home.arguments())
     except OSError as error:
         raise unavailable(home, error) from error
+    config, commit = found
     kind = config.get("_class_name")
     if kind not in KINDS:
         raise ValueError(
@@ -117,13 +120,14 @@ def load_latent_space(source: str, revision: str = "main", *, dtype: torch.dtype
         )
     home = home.at(commit)
     try:
-        vae, report = getattr(diffusers, kind).from_pretrained(
-            home.place,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,  # would take `accelerate`, and these are small
-            **home.arguments(),
-        )
+        with quietly():
+            vae, report = getattr(diffusers, kind).from_pretrained(
+                home.place,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,  # would take `accelerate`, and these are small
+                **home.arguments(),
+            )
     except OSError as error:
         raise unavailable(home, error) from error
     check_filled(home, kind, report)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +28,8 @@ ENCODER_CLASSES = {
     "clip": "CLIPTextModel",
     "clip_text_model": "CLIPTextModel",
 }
+# T5Gemma's encoder comes in three forms: in a whole model, and alone with the whole's config or its own.
+CHECKPOINTS = ("T5GemmaEncoderModel", "T5GemmaEncoder", "T5GemmaModule")
 # diffusers keeps a pipeline's tokenizer in a folder of its own.
 TOKENIZER_OF = {"text_encoder": "tokenizer"}
 
@@ -38,7 +42,8 @@ class HubTextEncoder:
     `max_text_tokens`, special tokens included, exactly as PRXPipeline does by default. The pipeline pads; here captions
     of one length go together, and a state does not depend on its company beyond rounding.
     dtype: what it computes in; on a GPU bfloat16, in which PRX's states are made. States come back as float32.
-    name, revision (a commit, '' for a folder), weight_sha256 (digest of the weights as stored) and width identify it.
+    name, revision (a commit, '' for a folder), weight_sha256 (digest of the weights as stored) and width identify it;
+    kind is a key of CHECKPOINTS or transformers' class.
     Raises OSError where the model cannot be had, ValueError where it is not one that encodes text, or not whole.
     """
 
@@ -54,17 +59,18 @@ class HubTextEncoder:
     ) -> None:
         clean_caption("")  # says what is missing before anything is loaded
         home = HubSource.parse(source, revision)
-        config = _config(home)
-        home = home.at(config.get("_commit_hash"))
+        config, commit = _config(home)
+        home = home.at(commit)
         self.name, self.revision = home.name, home.revision
         self.tokenizer = _load_tokenizer(home)
-        model = _load_model(home, config)
+        model, self.kind = _load_model(home, config)
         self.weight_sha256 = weights_digest(model)
-        self.width: int = model.config.hidden_size
+        own_config = _text_config(model)
+        self.width: int = own_config.hidden_size
         self.max_text_tokens = max_text_tokens
         self.batch_size = batch_size
         self.device, self.dtype = torch.device(device), dtype
-        self._check_length(getattr(model.config, "max_position_embeddings", None))
+        self._check_length(getattr(own_config, "max_position_embeddings", None))
         self.model: Any = model.to(device=self.device, dtype=dtype).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -105,6 +111,7 @@ class HubTextEncoder:
             package="",
             package_version="",
             revision=self.revision,
+            kind=self.kind,
             weight_sha256=self.weight_sha256,
             width=self.width,
         )
@@ -139,6 +146,20 @@ class HubTextEncoder:
             )
 
 
+def text_encoder_of(card: TextEncoderCard, *, max_text_tokens: int, **settings: Any) -> HubTextEncoder:
+    """The hub encoder that a data set's text was made with; ValueError if what is found has other weights.
+
+    settings: batch_size, device and dtype of HubTextEncoder.
+    """
+    encoder = HubTextEncoder(card.name, revision=card.revision or "main", max_text_tokens=max_text_tokens, **settings)
+    if encoder.weight_sha256 != card.weight_sha256:
+        raise ValueError(
+            f"{encoder.name} has weights {encoder.weight_sha256}, the data set was encoded with {card.weight_sha256}; "
+            "put the text encoder of the data set back, or encode the data set anew"
+        )
+    return encoder
+
+
 def as_stored(states: Float[Tensor, "L E"], dtype: torch.dtype) -> Tensor:
     """The states in the dtype of a data set; ValueError if one does not fit, as large ones do not in float16."""
     cast = states.to(dtype)
@@ -164,22 +185,29 @@ def _text_preprocessor() -> Any:
     return TextPreprocessor()
 
 
-def _config(home: HubSource) -> dict[str, Any]:
-    from transformers import PreTrainedConfig
+def _config(home: HubSource) -> tuple[dict[str, Any], str | None]:
+    """The model's config.json, and the commit at which it was found."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
-        config, _ = PreTrainedConfig.get_config_dict(home.place, **home.arguments())
+        path = cached_file(home.place, "config.json", **home.arguments())
     except OSError as error:
         raise unavailable(home, error) from error
+    config = json.loads(Path(str(path)).read_text(encoding="utf-8"))
     if "model_type" not in config:
         raise ValueError(f"{home} is no model of transformers: its config.json names no model_type")
-    return config
+    return config, extract_commit_hash(path, None)
+
+
+def tokenizer_home(home: HubSource) -> HubSource:
+    """Where the tokenizer of the encoder at `home` lies."""
+    return home.beside(TOKENIZER_OF.get(home.subfolder, home.subfolder))
 
 
 def _load_tokenizer(home: HubSource) -> Any:
     from transformers import AutoTokenizer
 
-    home = home.beside(TOKENIZER_OF.get(home.subfolder, home.subfolder))
+    home = tokenizer_home(home)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(home.place, **home.arguments())
     except (OSError, ValueError) as error:
@@ -189,14 +217,15 @@ def _load_tokenizer(home: HubSource) -> Any:
     return tokenizer
 
 
-def _load_model(home: HubSource, config: dict[str, Any]) -> nn.Module:
-    kind = config["model_type"]
-    if kind in ("t5gemma", "t5_gemma_module"):
-        return _load_t5gemma(home, kind)
-    name = ENCODER_CLASSES.get(kind, "AutoModel")
+def _load_model(home: HubSource, config: dict[str, Any]) -> tuple[nn.Module, str]:
+    """The encoder, and the kind of its checkpoint."""
+    model_type = config["model_type"]
+    if model_type in ("t5gemma", "t5_gemma_module"):
+        return _load_t5gemma(home, model_type)
+    name = ENCODER_CLASSES.get(model_type, "AutoModel")
     if name == "AutoModel" and config.get("is_encoder_decoder"):
         raise ValueError(
-            f"{home} is an encoder-decoder of kind {kind!r}, allowed are t5gemma, {', '.join(ENCODER_CLASSES)}, "
+            f"{home} is an encoder-decoder of kind {model_type!r}, allowed are t5gemma, {', '.join(ENCODER_CLASSES)}, "
             "and models of one part"
         )
     model, report = _from_pretrained(home, name)
@@ -204,10 +233,10 @@ def _load_model(home: HubSource, config: dict[str, Any]) -> nn.Module:
         model.pooler = None
         report["missing_keys"] = [key for key in report["missing_keys"] if "pooler." not in key]
     check_filled(home, type(model).__name__, report)
-    return model
+    return model, type(model).__name__
 
 
-def _load_t5gemma(home: HubSource, kind: str) -> nn.Module:
+def _load_t5gemma(home: HubSource, model_type: str) -> tuple[nn.Module, str]:
     """T5Gemma's encoder out of a whole model, or saved alone, with the whole's config (diffusers) or its own.
 
     Not by diffusers' T5GemmaEncoder: from a whole model it loads no weight at all, from an encoder saved with its own
@@ -216,18 +245,34 @@ def _load_t5gemma(home: HubSource, kind: str) -> nn.Module:
     from transformers import T5GemmaConfig, T5GemmaModuleConfig
     from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
-    if kind == "t5_gemma_module":
-        alone: Any = T5GemmaModuleConfig.from_pretrained(home.place, **home.arguments())
-    else:
-        whole: Any = T5GemmaConfig.from_pretrained(home.place, **home.arguments())
+    if model_type == "t5_gemma_module":
+        part: Any = T5GemmaModuleConfig.from_pretrained(home.place, **home.arguments())
+        whole: Any = T5GemmaConfig(encoder=part.to_dict(), decoder=part.to_dict())
         whole.is_encoder_decoder = False
+    else:
+        whole = T5GemmaConfig.from_pretrained(home.place, **home.arguments())
+        whole.is_encoder_decoder = False
+        part = whole.encoder
         model, report = _from_pretrained(home, "T5GemmaEncoderModel", config=whole)
         if not report["missing_keys"]:
-            return model.encoder
-        alone = whole.encoder
-    model, report = _from_pretrained(home, T5GemmaEncoder, config=alone)
+            return model, "T5GemmaEncoderModel"
+    encoder, report = _from_pretrained(home, T5GemmaEncoder, config=part)
     check_filled(home, "T5GemmaEncoder", report)
+    return _around(encoder, whole), "T5GemmaModule" if model_type == "t5_gemma_module" else "T5GemmaEncoder"
+
+
+def _around(encoder: Any, config: Any) -> nn.Module:
+    """The class that can be saved and loaded again, around the encoder alone."""
+    from transformers import T5GemmaEncoderModel
+
+    with torch.device("meta"):
+        model = T5GemmaEncoderModel(config)
+    model.encoder = encoder
     return model
+
+
+def _text_config(model: Any) -> Any:
+    return model.encoder.config if type(model).__name__ == "T5GemmaEncoderModel" else model.config
 
 
 def _from_pretrained(home: HubSource, model_class: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -41,6 +41,7 @@ class TextEncoderCard:
     weight_sha256: str
     width: int
     revision: str = ""
+    kind: str = ""  # how a hub's checkpoint is loaded: HubTextEncoder.kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from prx_model.latents import AUTOENCODERS, KINDS, LatentSpace, load_latent_space
+from prx_model.latents import AUTOENCODERS, KINDS, LatentSpace, latent_space_of, load_latent_space
 from prx_model.model import PRX, PRXConfig
-from tests.prx_model.tiny_networks import saved_autoencoder, tiny_autoencoder
+from tests.prx_model.tiny_networks import COMMIT, hub_repository, saved_autoencoder, tiny_autoencoder
 
 SHAPES = {"AutoencoderKL": (16, 8), "AutoencoderDC": (8, 4), "AutoencoderTiny": (16, 8)}
 SCALES = {"AutoencoderKL": (0.3611, 0.1159), "AutoencoderDC": (0.41407, 0.0), "AutoencoderTiny": (1.0, 0.0)}
@@ -45,6 +45,20 @@ def test_the_card_says_what_was_loaded(kind, space, tmp_path):
     assert (space.channels, space.downsampling) == SHAPES[kind]
     assert (space.scale, space.shift) == SCALES[kind]
     assert len(space.weight_sha256) == 16
+
+
+def test_the_card_finds_the_autoencoder_again_and_no_other(kind, space, tmp_path):
+    card = space.card("bfloat16")
+    assert (card.autoencoder, card.kind, card.channels, card.dtype) == (
+        str(tmp_path),
+        kind,
+        SHAPES[kind][0],
+        "bfloat16",
+    )
+    assert torch.equal(latent_space_of(card).encode(pictures()), space.encode(pictures()))
+    saved_autoencoder(tmp_path, kind, seed=1)
+    with pytest.raises(ValueError, match=rf"the data set was encoded with {card.weight_sha256}, "):
+        latent_space_of(card)
 
 
 def test_decodes_as_the_pipeline_does(space):
@@ -146,6 +160,14 @@ def test_a_part_of_a_pipelines_folder_is_named_with_a_colon(tmp_path):
     space = load_latent_space(f"{tmp_path}:vae")
     assert space.name == f"{tmp_path}:vae"
     assert space.channels == 16
+
+
+def test_a_branch_of_the_hub_is_pinned_to_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    saved_autoencoder(hub_repository(tmp_path, "owner/flux") / "vae")
+    space = load_latent_space("owner/flux:vae")
+    assert (space.name, space.revision) == ("owner/flux:vae", COMMIT)
+    assert latent_space_of(space.card("float16")).revision == COMMIT
 
 
 def test_other_networks_are_refused(tmp_path):

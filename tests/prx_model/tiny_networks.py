@@ -130,3 +130,16 @@ def saved_t5gemma(folder: Path, seed: int = 0, **tokenizer: Any) -> Any:
     whole.save_pretrained(folder)
     tiny_tokenizer(**tokenizer).save_pretrained(folder)
     return whole.get_encoder()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub_repository(cache: Path, name: str) -> Path:
+    """A folder of the hub's local cache, to be filled: repository `name`, whose branch main is at COMMIT."""
+    home = cache / f"models--{name.replace('/', '--')}"
+    snapshot = home / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    return snapshot

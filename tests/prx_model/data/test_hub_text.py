@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import prx_model.data.hub_text as hub_text
-from prx_model.data.hub_text import HubTextEncoder, as_stored, clean_caption
-from tests.prx_model.tiny_networks import saved_t5gemma, tiny_t5gemma, tiny_tokenizer
+from prx_model.data.hub_text import HubTextEncoder, as_stored, clean_caption, text_encoder_of
+from tests.prx_model.tiny_networks import COMMIT, hub_repository, saved_t5gemma, tiny_t5gemma, tiny_tokenizer
 
 CAPTIONS = [
     "A red fox, sleeping in FRESH snow.",
@@ -100,8 +100,10 @@ def test_every_layout_of_t5gemma_gives_the_same_states(folder, encoder, tmp_path
     whole.get_encoder().save_pretrained(tmp_path / "text_encoder")
     whole.config.save_pretrained(tmp_path / "text_encoder")
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    for source in (str(tmp_path / "own"), f"{tmp_path}:text_encoder"):
+    assert encoder.kind == "T5GemmaEncoderModel"
+    for source, kind in ((str(tmp_path / "own"), "T5GemmaModule"), (f"{tmp_path}:text_encoder", "T5GemmaEncoder")):
         other = HubTextEncoder(source)
+        assert other.kind == kind
         assert other.weight_sha256 == encoder.weight_sha256
         assert torch.equal(other(["a red fox"])[0], encoder(["a red fox"])[0])
 
@@ -114,6 +116,26 @@ def test_identity(folder, encoder, tmp_path):
     assert coarse.weight_sha256 == encoder.weight_sha256
     assert coarse(["a fox"])[0].dtype == torch.float32
     assert not torch.equal(coarse(["a fox"])[0], encoder(["a fox"])[0])
+
+
+def test_the_card_finds_the_encoder_again_and_no_other(tmp_path):
+    saved_t5gemma(tmp_path)
+    encoder = HubTextEncoder(str(tmp_path))
+    card = encoder.card()
+    assert (card.name, card.revision, card.kind, card.width) == (str(tmp_path), "", "T5GemmaEncoderModel", 32)
+    again = text_encoder_of(card, max_text_tokens=6, batch_size=1)
+    assert torch.equal(again(["a red fox"])[0], encoder(["a red fox"])[0])
+    saved_t5gemma(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=rf"the data set was encoded with {card.weight_sha256}; put the text encoder"):
+        text_encoder_of(card, max_text_tokens=6)
+
+
+def test_a_branch_of_the_hub_is_pinned_to_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    saved_t5gemma(hub_repository(tmp_path, "owner/text"))
+    encoder = HubTextEncoder("owner/text")
+    assert (encoder.name, encoder.revision) == ("owner/text", COMMIT)
+    assert text_encoder_of(encoder.card(), max_text_tokens=9).revision == COMMIT
 
 
 def test_an_outer_autocast_and_training_mode_change_nothing(encoder):
