@@ -22,7 +22,7 @@ from prx_model.data.encoding import Encoder
 from prx_model.data.listing import SourceItem
 from prx_model.data.manifest import Manifest
 from prx_model.data.shards import decode_image
-from prx_model.data.store import ImageCaptionStore
+from prx_model.data.store import EncodedStore, ImageCaptionStore
 from prx_model.data.store_folder import StoreFolder
 from sweeps import cluster, main
 from sweeps.encode_command import request_of
@@ -189,19 +189,18 @@ def _check_same(store: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_s3_to_s3(ray, s3_bucket, tmp_path, capsys):
-    local = write_parquet(tmp_path / "source", PAIRS)
+def test_from_s3_to_s3_it_is_the_same_data_set(whole, s3_bucket, tmp_path, capsys):
+    local, undisturbed = whole
     files = file_system()
     files.put(str(local), f"{s3_bucket}/source", recursive=True)
-    assert encode(f"{s3_bucket}/source", f"{s3_bucket}/store", "--rows-per-shard", "16") == 0
-    assert encode(local, tmp_path / "store", "--rows-per-shard", "16") == 0
-    capsys.readouterr()
-    files.get(f"{s3_bucket}/store", str(tmp_path / "fetched"), recursive=True)
-    fetched = ImageCaptionStore.open(tmp_path / "fetched")
-    assert fetched.fingerprint == Manifest.read(tmp_path / "store").fingerprint
-    assert len(fetched.heldout) == 6
-    assert not files.exists(f"{s3_bucket}/store/{WORK_FOLDER}")
-    assert encode(f"{s3_bucket}/source", f"{s3_bucket}/store") == 0
+    source, store = f"{s3_bucket}/source", f"{s3_bucket}/store"
+    assert encode(source, store, *NAMED, "--rows-per-shard", "2") == 0
+    assert Manifest.read(store).fingerprint == Manifest.read(undisturbed).fingerprint
+    assert not files.exists(f"{store}/{WORK_FOLDER}")
+    opened = EncodedStore.open(store, cache=tmp_path / "cache", cache_bytes=10**8)
+    opened.verify()
+    assert list(opened.heldout.captions) == list(ImageCaptionStore.open(undisturbed).heldout.captions)
+    assert encode(source, store, *NAMED) == 0
     assert "done already" in capsys.readouterr().out
 
 
