@@ -25,7 +25,7 @@ from prx_model.data.encode_plan import (
     write_plan,
 )
 from prx_model.data.encode_start import PROBED_ITEMS, Start
-from prx_model.data.encode_unit import UnitCard
+from prx_model.data.encode_unit import UnitCard, finished_units
 from prx_model.data.manifest import Manifest
 from prx_model.data.shards import shard_name
 from prx_model.data.store_folder import StoreFolder
@@ -83,7 +83,7 @@ def encode_units(store: StoreFolder, request: EncodeRequest, progress: Progress,
     import ray
 
     gpus = _gpus_per_actor(request)
-    progress.tally = ray.remote(num_cpus=0)(Tally).remote()
+    progress.tally = ray.remote(num_cpus=0, max_restarts=-1)(Tally).remote()
     for round_number in range(ROUNDS):
         todo = progress.todo
         if not todo:
@@ -101,6 +101,12 @@ def encode_units(store: StoreFolder, request: EncodeRequest, progress: Progress,
 
 def finish_job(store: StoreFolder, request: EncodeRequest, progress: Progress) -> Manifest:
     """Puts the data set together out of all units, and clears the work folder away."""
+    missing = progress.units.keys() - finished_units(store).keys()
+    if missing:
+        raise EncodeError(
+            f"{store.location}: {len(missing)} of {len(progress.units)} finished shards are not there; where Ray has "
+            "several nodes, the store must be on S3 or on a disk that all of them share"
+        )
     with scratch_folder() as scratch:
         job = FinishedJob(
             plan=progress.plan,
@@ -153,9 +159,10 @@ def reason_of(error: BaseException) -> str:
         if not isinstance(inner, BaseException) or inner is error:
             break
         error = inner
-    text = " ".join(str(error).split())
-    known = isinstance(error, (ValueError, OSError))
-    return text if known and text else f"{type(error).__name__}: {text}"[:600]
+    text = " ".join(str(error).split())[:600]
+    if "out of memory" in text.lower():
+        return f"{text}; lower --batch-size"
+    return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
 def _outcomes(todo: Sequence[int], worker: Worker, progress: Progress, gpus: float) -> Iterator[tuple[int, str, str]]:

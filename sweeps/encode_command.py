@@ -113,8 +113,8 @@ def request_of(options: argparse.Namespace) -> EncodeRequest:
         resolution=options.resolution,
         min_side=options.resolution if options.min_side is None else options.min_side,
         image=ImageCard(train_format=train_format, heldout_format="png", quality=quality),
-        autoencoder=None if pixel else options.autoencoder,
-        text_encoder=options.text_encoder,
+        autoencoder=None if pixel else _absolute(options.autoencoder),
+        text_encoder=_absolute(options.text_encoder),
         max_text_tokens=options.max_text_tokens,
         text_dtype=options.text_dtype,
         text_precision=MINILM_PRECISION if options.text_encoder == MINILM else options.text_precision,
@@ -142,3 +142,8 @@ def request_of(options: argparse.Namespace) -> EncodeRequest:
         gpus_per_actor=options.gpus_per_actor,
         verify=options.verify,
     )
+
+
+def _absolute(network: str) -> str:
+    """A folder by its whole path, as workers know it; anything else as it is."""
+    return str(Path(network).absolute()) if Path(network).is_dir() else network

@@ -43,12 +43,10 @@ class EncodeSession:
     def run(self) -> dict[int, str]:
         """Encode; the units that could not be done, by number. EncodeError and ValueError are for the user to read."""
         store = _reachable(self.request.store)
+        if self._is_done(store):
+            return {}
         with only_encoder(store), scratch_folder() as scratch:
-            manifest = finished_manifest(store, self.request)
-            if manifest is not None:
-                store.remove(WORK_FOLDER)
-                self.out.print("Everything is done already.")
-                self._show(store, manifest)
+            if self._is_done(store):  # by who held the lock until now
                 return {}
             store.sweep_partials(WORK_FOLDER, CARDS_FOLDER, PIECES_FOLDER)
             plan, items = unfinished_plan(store, self.request), None
@@ -61,6 +59,15 @@ class EncodeSession:
                 raise EncodeError(f"{error}; Ray's messages are in {log}") from error
             self._show_failures(progress)
             return progress.failed
+
+    def _is_done(self, store: StoreFolder) -> bool:
+        manifest = finished_manifest(store, self.request)
+        if manifest is None:
+            return False
+        store.remove(WORK_FOLDER)  # a kill can have left it
+        self.out.print("Everything is done already.")
+        self._show(store, manifest)
+        return True
 
     def _listed(self, listing: Path) -> Items:
         source = self.request.source

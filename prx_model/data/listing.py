@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -133,6 +135,21 @@ def fetch_groups(listed: Sequence[Listed]) -> Iterator[list[Listed]]:
         held += size
     if group:
         yield group
+
+
+def side_by_side(call: Callable[[Any], Any], arguments: Iterable[Any], at_a_time: int) -> Iterator[Any]:
+    """The results in the order of the arguments; no more than `at_a_time` calls are begun ahead of who asks."""
+    pool = ThreadPoolExecutor(at_a_time)
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for argument in arguments:
+            waiting.append(pool.submit(call, argument))
+            if len(waiting) == at_a_time:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def whole_files(fs: AbstractFileSystem, paths: Sequence[str]) -> list[bytes | Exception]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +17,7 @@ from prx_model.data.listing import (
     caption_item,
     chosen_column,
     file_system,
+    side_by_side,
     stem,
 )
 
@@ -40,10 +40,10 @@ class ParquetRows:
         self._source = source
 
     def listed(self) -> Iterator[Listed]:
-        with ThreadPoolExecutor(FOOTERS_AT_A_TIME) as pool:
-            for file, rows in zip(self._source.files, pool.map(self._rows, self._source.files), strict=True):
-                for row in range(rows):
-                    yield Listed(key=f"{stem(file)}/{row:07d}", file=file, start=row)
+        counts = side_by_side(self._rows, self._source.files, FOOTERS_AT_A_TIME)
+        for file, rows in zip(self._source.files, counts, strict=True):
+            for row in range(rows):
+                yield Listed(key=f"{stem(file)}/{row:07d}", file=file, start=row)
 
     def read(self, listed: Sequence[Listed]) -> Iterator[SourceItem]:
         """The listed rows of a file must rise, as `listed` gives them."""

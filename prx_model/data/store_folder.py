@@ -91,6 +91,9 @@ class StoreFolder:
 
     def remove(self, folder: str) -> None:
         """Remove a folder and all in it, where there is one."""
+        if self.local is not None:
+            shutil.rmtree(self.local / folder, ignore_errors=True)
+            return
         self._fs.invalidate_cache()
         if self._fs.exists(self._path(folder)):
             self._fs.rm(self._path(folder), recursive=True)

@@ -9,7 +9,6 @@ import json
 import posixpath
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, ClassVar
@@ -29,6 +28,7 @@ from prx_model.data.listing import (
     fetch_groups,
     file_system,
     present,
+    side_by_side,
     stem,
 )
 
@@ -68,9 +68,8 @@ class TarMembers:
         self._source = source
 
     def listed(self) -> Iterator[Listed]:
-        with ThreadPoolExecutor(TARS_AT_A_TIME) as pool:
-            for listed in pool.map(self._scan, self._source.files):
-                yield from listed
+        for listed in side_by_side(self._scan, self._source.files, TARS_AT_A_TIME):
+            yield from listed
 
     def read(self, listed: Sequence[Listed]) -> Iterator[SourceItem]:
         for file, of_file in groupby(listed, key=lambda one: one.file):

@@ -22,10 +22,11 @@ from prx_model.data.encoding import Encoder
 from prx_model.data.listing import SourceItem
 from prx_model.data.manifest import Manifest
 from prx_model.data.shards import decode_image
-from prx_model.data.store import ImageCaptionStore
+from prx_model.data.store import EncodedStore, ImageCaptionStore
 from prx_model.data.store_folder import StoreFolder
 from sweeps import cluster, main
 from sweeps.encode_command import request_of
+from sweeps.encode_worker import Tally, UnitActor, Worker
 from tests.picture_sources import pairs, write_folder, write_parquet
 from tests.s3_server import file_system
 
@@ -138,6 +139,7 @@ def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_men
     assert "the same command tries again" in shown
     assert [card.name for card in finished(store)] == [f"unit-0000{i}.json" for i in (0, 1, 3)]
     before = {path: path.stat().st_mtime_ns for path in store.glob("train-*.parquet")}
+    assert "ended 3 times" in _fourth_try(source, store)
     path.write_bytes(whole)
     assert encode(source, store, "--rows-per-shard", "8") == 2
     assert "rows_per_shard: the store has 10, asked for is 8" in capsys.readouterr().err
@@ -145,6 +147,18 @@ def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_men
     assert "3 of them done already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert Manifest.read(store).counts == {"train": 34, "heldout": 6}
+
+
+def _fourth_try(source: Path, store: Path) -> str:
+    """What an actor says of a unit during which three processes have ended already."""
+    import ray
+
+    options = main.parser().parse_args(["encode", str(source), "--to", str(store), *OPTIONS.split()])
+    request = request_of(options)
+    worker = Worker(store=str(store), run="x", settings=request.settings, batch_size=4, gpu=False, threads=1)
+    actor = UnitActor(worker, ray.remote(num_cpus=0)(Tally).remote())
+    StoreFolder(str(store)).write(f"{WORK_FOLDER}/tries/x-00002.json", b'{"tries": 3}')
+    return actor({"unit": [2]})["error"][0]
 
 
 @pytest.mark.slow
@@ -189,19 +203,18 @@ def _check_same(store: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_s3_to_s3(ray, s3_bucket, tmp_path, capsys):
-    local = write_parquet(tmp_path / "source", PAIRS)
+def test_from_s3_to_s3_it_is_the_same_data_set(whole, s3_bucket, tmp_path, capsys):
+    local, undisturbed = whole
     files = file_system()
     files.put(str(local), f"{s3_bucket}/source", recursive=True)
-    assert encode(f"{s3_bucket}/source", f"{s3_bucket}/store", "--rows-per-shard", "16") == 0
-    assert encode(local, tmp_path / "store", "--rows-per-shard", "16") == 0
-    capsys.readouterr()
-    files.get(f"{s3_bucket}/store", str(tmp_path / "fetched"), recursive=True)
-    fetched = ImageCaptionStore.open(tmp_path / "fetched")
-    assert fetched.fingerprint == Manifest.read(tmp_path / "store").fingerprint
-    assert len(fetched.heldout) == 6
-    assert not files.exists(f"{s3_bucket}/store/{WORK_FOLDER}")
-    assert encode(f"{s3_bucket}/source", f"{s3_bucket}/store") == 0
+    source, store = f"{s3_bucket}/source", f"{s3_bucket}/store"
+    assert encode(source, store, *NAMED, "--rows-per-shard", "2") == 0
+    assert Manifest.read(store).fingerprint == Manifest.read(undisturbed).fingerprint
+    assert not files.exists(f"{store}/{WORK_FOLDER}")
+    opened = EncodedStore.open(store, cache=tmp_path / "cache", cache_bytes=10**8)
+    opened.verify()
+    assert list(opened.heldout.captions) == list(ImageCaptionStore.open(undisturbed).heldout.captions)
+    assert encode(source, store, *NAMED) == 0
     assert "done already" in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ from prx_model.data.encode_finish import SKIPPED_FILE, FinishedJob, finish
 from prx_model.data.encode_plan import (
     PLAN_FILE,
     Plan,
+    PlannedItems,
     num_candidates,
     read_items,
     roles_of,
@@ -203,6 +204,7 @@ class _Job:
         )
         write_start(self.store, encoder, self.scratch)
         write_plan(self.store, self.plan, self.scratch / "items.parquet", roles_of(items, candidates))
+        self.items = PlannedItems(self.store, self.plan)
         self.bench = Workbench(self.store, self.plan, encoder, self.scratch)
         self.encoder = encoder
 
@@ -212,7 +214,7 @@ class _Job:
             plan=self.plan,
             settings=self.encoder.settings,
             start=Start.read(self.store),
-            units=list(units.values()),
+            units=list(units.values())[::-1],  # as units end: in any order
             source=CARD,
         )
         return finish(self.store, job, self.scratch)
@@ -256,6 +258,8 @@ def test_the_held_out_split_is_the_sound_candidates_of_lowest_rank_in_that_order
         first.bench.do(unit)
     first.finish()
     order = ImageCaptionStore.open(tmp_path / "one").heldout.keys
+    ranked = {role: listed.key for unit in range(first.plan.num_units) for listed, role in first.items.unit(unit)}
+    assert order == tuple(ranked[rank] for rank in range(6))
     (tmp_path / "source" / f"{order[1]}.jpg").write_bytes(b"no picture")
     second = _Job(tmp_path / "source", tmp_path / "two", encoder)
     for unit in range(second.plan.num_units):

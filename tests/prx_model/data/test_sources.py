@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from prx_model.data import parquet_rows, tar_members
 from prx_model.data.listing import Listed, SourceItem
 from prx_model.data.sources import layout_of, recognise
 from tests.picture_sources import (
@@ -189,6 +191,19 @@ def test_a_tar_cut_off_after_the_listing_is_told_by_the_item(tmp_path):
     assert listed[1].start is not None
     path.write_bytes(path.read_bytes()[: listed[1].start + 10])
     assert problems(list(layout.read(listed))) == {"x/1": "truncated file"}
+
+
+@pytest.mark.parametrize("layout", ["parquet", "tar"])
+def test_a_limit_opens_no_more_files_than_it_takes(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_members, "TARS_AT_A_TIME", 1)
+    monkeypatch.setattr(parquet_rows, "FOOTERS_AT_A_TIME", 1)
+    location = WRITERS[layout](tmp_path, PAIRS)
+    last = max(path for path in location.rglob("*") if path.is_file())
+    source = recognise(str(location))
+    last.write_bytes(b"damaged")
+    assert len(list(islice(layout_of(source).listed(), 6))) == 6
+    with pytest.raises(ValueError, match=last.name):
+        list(islice(layout_of(source).listed(), 7))
 
 
 def test_what_is_known_to_be_wrong_is_not_opened(tmp_path):
