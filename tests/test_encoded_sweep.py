@@ -40,6 +40,7 @@ SPACE = {
         "warmup_steps": 2,
         "schedule": "cosine",
         "gradient_checkpointing": True,
+        "parallel": "fsdp",
         "ema_decay": 0.9,
         "checkpoint_every_min": 1e-9,
     },
@@ -100,11 +101,9 @@ def store(tmp_path_factory, networks) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_what_is_encoded_can_be_swept_over(tmp_path, store, networks, parallel):
+def test_what_is_encoded_can_be_swept_over(tmp_path, store, networks):
     space = SPACE | {"data": {"source": "store", "path": str(store), "resolution": 64, "num_heldout": 32}}
     space["data"] |= {"max_text_tokens": 12, "shuffle_rows": 64}
-    space["training"] = SPACE["training"] | {"parallel": parallel}
     file = tmp_path / "space.yaml"
     file.write_text(yaml.safe_dump({**space, "profiles": {"laptop": {}}}))
     folders = ["--results", tmp_path / "results", "--cache", tmp_path / "cache"]
@@ -131,6 +130,7 @@ def _check_pipeline(folder: Path, vae: Path, text_encoder: Path) -> None:
         text_encoder=T5GemmaEncoderModel.from_pretrained(text_encoder, is_encoder_decoder=False),
         tokenizer=AutoTokenizer.from_pretrained(text_encoder),
     )
-    image = pipeline("a red fox", num_inference_steps=2, height=64, width=64, output_type="np").images[0]
+    # Its table of aspect ratios begins at 256 px.
+    image = pipeline("a red fox", num_inference_steps=2, use_resolution_binning=False, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
     assert np.isfinite(image).all()
