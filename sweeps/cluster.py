@@ -169,12 +169,15 @@ def _dashboard_url() -> str | None:
     return f"http://{url}" if url and not url.startswith("http") else url
 
 
-def check_state_api() -> None:
-    """Ray frees a trial's workers through the dashboard's State API: without it a killed trial holds them for ever."""
+def check_state_api(address: str) -> None:
+    """Ray frees a trial's workers through the dashboard's State API: without it a killed trial holds them for ever.
+
+    address: of the cluster; several may run on this machine.
+    """
     from ray.util.state import list_nodes
 
     try:
-        list_nodes(limit=1, timeout=30)
+        list_nodes(address=address, limit=1, timeout=30)
     except Exception as error:
         raise SpaceError(
             f"Ray's dashboard does not answer ({error}); start the cluster with its dashboard on"

@@ -103,7 +103,7 @@ def _run(
         plan.print_plan(console, space, paths)
         with cluster.printing_to(paths.logs / "ray.log"):
             connection = cluster.connect(address, paths.logs / "ray.log")
-            cluster.check_state_api()
+            cluster.check_state_api(connection.address)
             console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
             if remotely:
                 preparation.prepare_on_a_node(started, space.resources, caches)
