@@ -16,6 +16,7 @@ from typing import Any
 from prx_model.experiment import ExperimentConfig
 
 LONGEST_LIST = 40  # names that one message lists
+WITHOUT_EFFECT = ("data.cache_gb", "training.checkpoint_every_min")
 LONGEST_VALUE = 120  # characters of a value that one message shows
 
 
@@ -140,6 +141,16 @@ def setting_paths(cls: type = ExperimentConfig, prefix: str = "") -> list[str]:
 def to_plain(config: Any) -> dict[str, Any]:
     """Nested dicts and lists of JSON values: what travels to workers and into the ledger."""
     return json.loads(json.dumps(asdict(config)))
+
+
+def deciding(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's settings without those that change no result: they may change while a sweep is under way."""
+    return {
+        name: {key: item for key, item in value.items() if f"{name}.{key}" not in WITHOUT_EFFECT}
+        if isinstance(value, Mapping)
+        else value
+        for name, value in plain.items()
+    }
 
 
 def fingerprint(plain: Mapping[str, Any]) -> str:

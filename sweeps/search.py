@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
-from sweeps.config import fingerprint, to_plain
+from sweeps.config import deciding, fingerprint, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord
 from sweeps.space import Dimension, SearchSpace
 
@@ -185,7 +185,7 @@ class SweepSearch(Searcher):
                 role=planned.role,
                 seed=planned.seed,
                 overrides=planned.overrides,
-                fingerprint=fingerprint(config),
+                fingerprint=fingerprint(deciding(config)),
                 num_steps=config["training"]["steps"],
             )
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from prx_model.experiment import ExperimentConfig
 from prx_model.metrics.table import network_of
-from sweeps.config import fingerprint, listing, load_config, override, to_plain
+from sweeps.config import deciding, fingerprint, listing, load_config, override, to_plain
 from sweeps.rule import StopConfig
 
 FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
@@ -158,9 +158,9 @@ class SearchSpace:
         dimensions = sorted(self.dimensions, key=lambda dimension: dimension.path)
         return fingerprint(
             {
-                "baseline": to_plain(self.baseline_config(self.first_seed)),
+                "baseline": deciding(to_plain(self.baseline_config(self.first_seed))),
                 # The settings that the baseline overrides are the candidates' too.
-                "candidate": to_plain(self.candidate_config(self.first_ends())),
+                "candidate": deciding(to_plain(self.candidate_config(self.first_ends()))),
                 "space": [[d.path, d.kind, list(d.values), d.low, d.high, d.log] for d in dimensions],
                 "points": self.points,
                 "objective": to_plain(self.objective),

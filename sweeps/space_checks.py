@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prx_model.experiment import EvaluationConfig, ExperimentConfig
 from prx_model.metrics.features import EXTRACTORS
 from prx_model.metrics.table import METRICS, network_of
 from prx_model.teachers import TEACHERS
+from prx_model.training_config import COSINE, MUON
 from sweeps.config import ConfigError, nearest
 from sweeps.space import SearchSpace
 
@@ -19,12 +20,15 @@ def check_trials(space: SearchSpace) -> None:
     baseline = space.baseline_config(space.first_seed)
     _check_metrics(space, baseline)
     _check_workers(space, baseline)
+    candidates = []
     for varied, overrides in _corners(space):
         try:
             config = space.candidate_config(overrides)
         except ConfigError as error:
             raise _placed(error, varied, overrides) from error
         _check_teacher(space, config)
+        candidates.append(config)
+    _check_all_are_read(space, candidates)
 
 
 def check_points(space: SearchSpace) -> None:
@@ -73,6 +77,25 @@ def _check_metrics(space: SearchSpace, config: ExperimentConfig) -> None:
     _check_num_samples(evaluation, config)
 
 
+READERS = {
+    "repa.projector_width": ("repa.projector mlp", lambda c: c.repa is not None and c.repa.projector == "mlp"),
+    "repa.stop_at": (
+        "repa.schedule stop, linear or cosine",
+        lambda c: c.repa is not None and c.repa.schedule != "constant",
+    ),
+    "training.momentum": ("training.optimizer muon", lambda c: c.training.optimizer == MUON),
+    "training.final_learning_rate": ("training.schedule cosine", lambda c: c.training.schedule == COSINE),
+}
+
+
+def _check_all_are_read(space: SearchSpace, candidates: Sequence[ExperimentConfig]) -> None:
+    """Nothing is searched that no candidate would read: the sweep's answer about it would be noise."""
+    for dimension in space.dimensions:
+        reader, reads = READERS.get(dimension.path, ("", None))
+        if reads is not None and not any(map(reads, candidates)):
+            raise ConfigError(f"space.{dimension.path}", f"got {dimension}, which is read only with {reader}")
+
+
 def _check_workers(space: SearchSpace, config: ExperimentConfig) -> None:
     """A global batch that the workers of a trial can share."""
     count, workers = config.training.batch_size, space.resources.workers
@@ -83,9 +106,10 @@ def _check_workers(space: SearchSpace, config: ExperimentConfig) -> None:
 def _check_num_samples(evaluation: EvaluationConfig, config: ExperimentConfig) -> None:
     for metric in evaluation.metrics:
         spec = METRICS[metric]
-        counts = {"evaluation.num_samples": (evaluation.num_samples, "generated")}
-        if config.data.source != "store":  # an encoded data set counts its own
-            counts["data.num_heldout"] = (config.data.num_heldout, "reference")
+        counts = {
+            "evaluation.num_samples": (evaluation.num_samples, "generated"),
+            "data.num_heldout": (config.data.num_heldout, "reference"),
+        }
         for path, (count, of) in counts.items():
             try:
                 spec.check_num_samples(count, EXTRACTORS[spec.extractor].width, of)

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from sweeps.config import fingerprint, load_config, to_plain
+from sweeps.config import deciding, fingerprint, load_config, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, Start
 from sweeps.search import SweepSearch, candidate_name, missing_baselines, num_open
 from sweeps.space_file import with_budget
@@ -41,7 +41,7 @@ def start(ledger, space, trial, *, overrides=None, seed=4, time=0.0):
             role=role,
             seed=seed,
             overrides=space.baseline if overrides is None else overrides,
-            fingerprint=fingerprint(to_plain(config)),
+            fingerprint=fingerprint(deciding(to_plain(config))),
             num_steps=config.training.steps,
             time=time,
         )
@@ -131,7 +131,7 @@ def test_what_is_planned_is_the_config_of_the_space_and_the_ledger_knows_it_firs
             else space.candidate_config(record.start.overrides)
         )
         assert load_config(plan["config"]) == expected
-        assert record.start.fingerprint == fingerprint(plan["config"])
+        assert record.start.fingerprint == fingerprint(deciding(plan["config"]))
         assert (record.start.role, record.start.num_steps) == (plan["role"], 240)
         assert record.start.seed == plan["config"]["seed"] == (4 + number if number < 2 else 4)
 
