@@ -94,11 +94,15 @@ class Bucket:
     def _files(self) -> S3FileSystem:
         import s3fs
 
-        return s3fs.S3FileSystem(
+        # Tries are counted here alone: botocore's times s3fs's times ours would go on for an hour.
+        once = {"retries": {"mode": "standard", "total_max_attempts": 1}}
+        files = s3fs.S3FileSystem(
             use_listings_cache=False,
             skip_instance_cache=True,  # fsspec would keep the first one's credentials for ever
-            config_kwargs={"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S},
+            config_kwargs={"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, **once},
         )
+        files.retries = 1
+        return files
 
     def name_of(self, file: str) -> str:
         return f"{self.url}/{file}"
@@ -118,7 +122,7 @@ class Bucket:
     ) -> bytes:
         def ranged() -> bytes:
             limits = {} if (start, stop) == (0, None) else {"start": start, "end": stop}
-            data = self._files.cat_file(self._key(file), **limits)
+            data = self._files.cat_file(self._key(file), max_concurrency=1, **limits)  # one request, one answer
             assert isinstance(data, bytes)
             return data
 
