@@ -54,7 +54,7 @@ class StreamedSplit:
         return json_sha256([self._manifest.fingerprint, "heldout"])
 
     @property
-    def captions(self) -> Sequence[str]:
+    def captions(self) -> _Captions:
         return _Captions(len(self), self.captions_of)
 
     def __len__(self) -> int:

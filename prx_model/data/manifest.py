@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ class Manifest:
         """The files of one split; row i of the split is row i of these files, one after the other."""
         return tuple(card for card in self.shards if card.split == split)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         fields = {name: value for name, value in asdict(self).items() if not name.startswith("skipped")}
         fields["shards"] = [_content(card) for card in self.shards]

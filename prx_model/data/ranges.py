@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -20,6 +21,8 @@ from prx_model.data.durable import exclusive
 from prx_model.data.places import Bucket, Folder
 
 CHUNK_BYTES = 1 << 20
+SHA256 = re.compile(r"[0-9a-f]{64}")
+PARTIAL = re.compile(r"\.[0-9a-f]{64}\.\w+\.partial")
 PARTIAL_AGE_S = 3600.0  # no fetch takes so long: what is older was left by a process that was killed
 
 
@@ -140,7 +143,7 @@ class CachedRanges:
         try:
             opened = FileRange(path, self.bucket.name_of(card.file), 0, card.bytes)
             os.utime(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if card.sha256 not in self._checked:
             try:
@@ -156,9 +159,9 @@ class CachedRanges:
     def _fetched(self, card: RangeCard, stopping: threading.Event | None) -> FileRange:
         name = self.bucket.name_of(card.file)
         data = self._download(card, name, stopping)
-        self.cache.mkdir(parents=True, exist_ok=True)
         partial = self.cache / f".{card.sha256}.{uuid.uuid4().hex[:12]}.partial"
         try:
+            self.cache.mkdir(parents=True, exist_ok=True)
             # No flush to the disk: what a lost machine leaves torn is found by its checksum.
             partial.write_bytes(data)
             opened = FileRange(partial, name, 0, card.bytes)
@@ -169,7 +172,8 @@ class CachedRanges:
             advice = "make room there or choose another folder"
             raise OSError(f"{self.cache} cannot take in what comes from {name} ({error}); {advice}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
         self._checked.add(card.sha256)
         return opened
 
@@ -191,9 +195,9 @@ class CachedRanges:
         for entry in os.scandir(self.cache):
             with suppress(FileNotFoundError):  # another process may end its own fetch
                 state = entry.stat()
-                if not entry.name.startswith("."):
+                if SHA256.fullmatch(entry.name):  # whatever else lies there is not ours to delete
                     files.append((state.st_mtime, state.st_size, entry.path))
-                elif entry.name.endswith(".partial") and time.time() - state.st_mtime > PARTIAL_AGE_S:
+                elif PARTIAL.fullmatch(entry.name) and time.time() - state.st_mtime > PARTIAL_AGE_S:
                     os.unlink(entry.path)
         held = sum(bytes_ for _, bytes_, _ in files)
         for _, bytes_, path in sorted(files):

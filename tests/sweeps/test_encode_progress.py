@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import time
 
+import yaml
+
 from prx_model.data.encode_plan import Plan
 from prx_model.data.encode_unit import UnitCard
 from prx_model.data.listing import Source
 from prx_model.data.manifest import Skipped
+from prx_model.experiment import DataConfig
 from sweeps.encode import Progress, failures, reason_of
-from sweeps.encode_progress import EncodeWatch, first_examples, pace
+from sweeps.encode_progress import EncodeWatch, data_section, first_examples, pace
+from tests.stores import write_store
 
 PLAN = Plan(
     source=Source(location="/photos", layout="folder"),
@@ -83,3 +87,12 @@ def test_the_reason_of_an_error_is_its_innermost_cause_in_one_line():
     assert reason_of(outer) == "resolution: got 17, allowed is 16"
     assert reason_of(KeyError("x")) == "KeyError: 'x'"
     assert reason_of(MemoryError("CUDA out of memory")).endswith("lower --batch-size")
+
+
+def test_the_data_section_is_yaml_that_a_search_space_takes(tmp_path):
+    manifest = write_store(tmp_path / "store", num_train=20, num_heldout=7)
+    values = yaml.safe_load("\n".join(data_section("s3://bucket/a store", manifest)))["data"]
+    config = DataConfig(**values)
+    assert (config.source, config.path) == ("store", "s3://bucket/a store")
+    assert (config.num_heldout, config.resolution) == (7, manifest.resolution)
+    assert config.max_text_tokens == manifest.max_text_tokens
