@@ -175,9 +175,9 @@ class SweepSearch(Searcher):
     def _record_start(self, planned: Planned) -> None:
         """The row that makes the trial known, unless an earlier start of the sweep has written it."""
         config = self._config(planned)
-        record = self.ledger.record(planned.trial)
+        record, own = self.ledger.record(planned.trial), fingerprint(deciding(config))
         if record is not None:
-            assert record.start.fingerprint == fingerprint(config), f"{planned.trial}: the ledger has another config"
+            assert record.start.fingerprint == own, f"{planned.trial}: the ledger has another config"
             return
         self.ledger.append(
             Start(
@@ -185,7 +185,7 @@ class SweepSearch(Searcher):
                 role=planned.role,
                 seed=planned.seed,
                 overrides=planned.overrides,
-                fingerprint=fingerprint(deciding(config)),
+                fingerprint=own,
                 num_steps=config["training"]["steps"],
             )
         )
