@@ -40,9 +40,10 @@ class Place:
     world_size: int = 1
 
     def workers(self, config: ExperimentConfig) -> Workers:
-        # Where REPA stops in the middle of the run, the projector has no gradient from there on.
-        stops_repa = config.repa is not None and config.repa.schedule == "stop"
-        return joined_workers(find_unused=stops_repa)
+        repa, training = config.repa, config.training
+        # Where REPA ends in the middle of the run, the projector has no gradient from there on.
+        repa_ends = repa is not None and repa.weight_at(training.steps - 1, training.steps) == 0
+        return joined_workers(training.parallel, find_unused=repa_ends)
 
 
 class TrialFailedError(Exception):

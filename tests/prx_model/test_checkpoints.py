@@ -234,6 +234,7 @@ def test_kill_9_at_any_moment_leaves_a_whole_one(request, tmp_path, place):
         reached = step
         shutil.rmtree(tmp_path / f"node {number}", ignore_errors=True)
     _of(location, tmp_path / "scratch").save(reached + 1, _write(reached + 1))
+    assert not list((tmp_path / "scratch").glob("outbox*"))
     assert len(names()) == (1 if place == "folder" else KEPT_IN_BUCKET)
 
 
