@@ -67,7 +67,7 @@ def main() -> None:
     for short, extractor_name in EXTRACTORS.items():
         extractor = load_extractor(extractor_name)
         reference = {
-            name: reference_features(extractor, split.images, cache=options.cache, images_fingerprint=split.fingerprint)
+            name: reference_features(extractor, split, cache=options.cache)
             for name, split in (("heldout", store.heldout), ("train", store.train))
         }
         groups = [_runs(options.folder, prefix) for prefix in (options.baseline, options.candidate)]

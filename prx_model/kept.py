@@ -24,11 +24,11 @@ class Kept:
         self.most = most
         self._kinds: dict[str, OrderedDict[Hashable, Any]] = {}
 
-    def get(self, kind: str, fingerprint: Hashable, make: Callable[[], Thing]) -> Thing:
-        """The thing of that kind and fingerprint; made now if it is not there."""
+    def get(self, kind: str, fingerprint: Hashable, make: Callable[[], Thing], *, most: int | None = None) -> Thing:
+        """The thing of that kind and fingerprint; made now if it is not there. most: of a kind that takes much room."""
         things = self._kinds.setdefault(kind, OrderedDict())
         if fingerprint not in things:
-            while len(things) >= self.most:  # before the new one is made, so that there is room for it
+            while len(things) >= (most or self.most):  # before the new one is made, so that there is room for it
                 things.popitem(last=False)
             things[fingerprint] = make()
         things.move_to_end(fingerprint)

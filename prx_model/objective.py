@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prx_model.batch import Batch
 from prx_model.flow import Draws, noised_at, velocity_of
 from prx_model.model import PRX
-from prx_model.repa import RepaConfig, alignment_loss, build_projector
+from prx_model.repa import RepaConfig, alignment_loss, build_projector, spatially_normalised
 
 
 class LossTerms(NamedTuple):
@@ -64,12 +64,16 @@ class TrainingObjective(nn.Module):
 
     def _alignment(self, hidden: Float[Tensor, "B N D"], batch: Batch) -> Float[Tensor, ""]:
         assert self.projector is not None
-        if batch.teacher_tokens is None:
+        assert self.repa is not None
+        tokens = batch.teacher_tokens
+        if tokens is None:
             raise ValueError("batch.teacher_tokens: got None, REPA needs the teacher's tokens of every image")
+        if self.repa.spatial_norm is not None:
+            tokens = spatially_normalised(tokens, self.repa.spatial_norm)
         grid = self.model.config.token_grid(*batch.clean.shape[-2:])
         # The projector computes in fp32 under any autocast: stored or run in bf16 it costs quality (seen in the wild).
         with torch.autocast(hidden.device.type, enabled=False):
-            return alignment_loss(self.projector(hidden.float(), grid), batch.teacher_tokens)
+            return alignment_loss(self.projector(hidden.float(), grid), tokens)
 
     def drop_captions(self, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "B L E"], Tensor]:
         """Text and mask with the dropped captions replaced by the empty caption's."""

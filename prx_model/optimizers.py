@@ -24,7 +24,8 @@ class MuonAdamW(Optimizer):
 
     One optimizer over torch's two, whose groups and state it shares: what is saved, loaded, or set in a group reaches
     them. Updates of a matrix [rows, columns] are scaled by 0.2 sqrt(max(rows, columns)), to the size that AdamW's
-    usually have (Moonshot, arXiv 2502.16982, eq. 4): the learning rate means the same to both.
+    usually have (Moonshot, arXiv 2502.16982): the learning rate means the same to both. torch orthogonalises in
+    bfloat16; where workers share the weights, each of its products runs on all of them, and rounds in another order.
     """
 
     def __init__(self, objective: TrainingObjective, config: TrainingConfig) -> None:

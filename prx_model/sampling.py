@@ -14,6 +14,7 @@ from prx_model.distributed import whole_weights
 from prx_model.model import PRX
 
 Velocity = Callable[[Tensor, float], Tensor]
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,14 @@ class SamplerConfig:
     guidance: scale w of classifier-free guidance, v = v_null + w (v_text - v_null) (arXiv 2207.12598);
         1 means none and costs half. The PRX ablations use 3.5.
     shift: t -> shift t / (1 + (shift - 1) t) of the time grid; 1 in the 256 px ablations.
+    precision: of the model: 'bf16' is autocast over fp32 weights, several times as quick on a GPU. Guidance and the sum
+        of the steps are fp32's with either.
     """
 
     steps: int = 50
     guidance: float = 3.5
     shift: float = 1.0
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -37,6 +41,8 @@ class SamplerConfig:
             raise ValueError(f"guidance: got {self.guidance}, allowed is a number of at least 1 (1 is no guidance)")
         if self.shift <= 0:
             raise ValueError(f"shift: got {self.shift}, allowed is a number above 0")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: got {self.precision!r}, allowed is one of {', '.join(PRECISIONS)}")
 
     def times(self) -> list[float]:
         """steps + 1 times from 1 to 0."""
@@ -66,7 +72,8 @@ def sample(
 
     A model that lies in parts on all workers is gathered once for all steps: every worker calls this equally often.
     """
-    with whole_weights(model):
+    autocast = torch.autocast(noise.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    with whole_weights(model), autocast:
         return _sample(model, noise, (text, text_mask), null_text, config)
 
 
@@ -76,13 +83,13 @@ def _sample(
     text, text_mask = prompt
     if config.guidance == 1:
         keys = model.project_text(text)
-        return euler(lambda x, t: model(x, _full(t, x), keys, text_mask).velocity, noise, config.times())
+        return euler(lambda x, t: model(x, _full(t, x), keys, text_mask).velocity.float(), noise, config.times())
     both_text, both_mask = _with_null(text, text_mask, null_text)
     both_keys = model.project_text(both_text)
 
     def guided(x: Tensor, t: float) -> Tensor:
         doubled = torch.cat([x, x])
-        conditional, null = model(doubled, _full(t, doubled), both_keys, both_mask).velocity.chunk(2)
+        conditional, null = model(doubled, _full(t, doubled), both_keys, both_mask).velocity.float().chunk(2)
         return null + config.guidance * (conditional - null)
 
     return euler(guided, noise, config.times())

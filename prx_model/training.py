@@ -27,7 +27,7 @@ __all__ = ["Batches", "DivergedError", "Evaluation", "Pause", "TrainState", "Tra
 # How often losses are read back, and a pause is asked for: it stalls a GPU. The exact step is found all the same.
 FINITE_CHECK_STEPS = 20
 
-OnlineTeacher = Callable[[Tensor, tuple[int, int]], Tensor]
+TeacherCall = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ def train(
     seed: int,
     evaluate: Callable[[PRX], Iterator[SuiteResult]],
     workers: Workers | None = None,
-    teacher: OnlineTeacher | None = None,
+    teacher: TeacherCall | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Evaluation | Pause]:
     """Train from state.step to config.steps; yield at every evaluation, and where it is time for a checkpoint.
@@ -85,7 +85,7 @@ class _Step:
     """One optimizer step on this worker's share of a batch."""
 
     def __init__(
-        self, state: TrainState, config: TrainingConfig, workers: Workers, teacher: OnlineTeacher | None, seed: int
+        self, state: TrainState, config: TrainingConfig, workers: Workers, teacher: TeacherCall | None, seed: int
     ) -> None:
         self.state, self.config, self.workers, self.teacher, self.seed = state, config, workers, teacher, seed
         self.device = next(state.objective.parameters()).device

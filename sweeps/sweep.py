@@ -126,7 +126,7 @@ def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:
     config = sweep.space.candidate_config(best.start.overrides)
     unfinished = sweep.paths.best_model.with_suffix(".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
-    export_model(config, checkpoint, unfinished)
+    export_model(config, sweep.cache, checkpoint, unfinished)
     shutil.rmtree(sweep.paths.best_model, ignore_errors=True)
     unfinished.rename(sweep.paths.best_model)
     return sweep.paths.best_model

@@ -40,10 +40,9 @@ class Place:
     world_size: int = 1
 
     def workers(self, config: ExperimentConfig) -> Workers:
-        repa, training = config.repa, config.training
         # Where REPA ends in the middle of the run, the projector has no gradient from there on.
-        repa_ends = repa is not None and repa.weight_at(training.steps - 1, training.steps) == 0
-        return joined_workers(training.parallel, find_unused=repa_ends)
+        repa_ends = config.repa is not None and config.repa.ends_early
+        return joined_workers(config.training.parallel, find_unused=repa_ends)
 
 
 class TrialFailedError(Exception):

@@ -3,7 +3,7 @@
     def test_something(s3_bucket: str) -> None:
         location = f"{s3_bucket}/folder"  # "s3://bucket-1/folder", in a new and empty bucket
 
-`s3_bucket` sets the environment that AWS's tools read (endpoint, keys, region) for the one test; processes that the test
+`s3_bucket` sets the environment that AWS's tools read (endpoint, keys, region) for the one test; processes that it
 starts inherit it. For a client of the test's own: `from tests.s3_server import file_system`. Without moto (it is in the
 `dev` extra) these tests are skipped.
 """

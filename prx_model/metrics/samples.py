@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+
+from prx_model.data.heldout import HeldOut
 
 # (noise [B, C, H, W], text [B, L, E], text_mask [B, L]) -> uint8 images [B, 3, R, R]
 Generate = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -29,23 +31,6 @@ Gather = Callable[[Tensor], Tensor]
 def alone(tensor: Tensor) -> Tensor:
     """The gather of a single worker."""
     return tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompts:
-    """The captions that a run is scored on, encoded. text: [n, L, E]; text_mask: [n, L], True at real tokens."""
-
-    text: Float[Tensor, "n L E"]
-    text_mask: Bool[Tensor, "n L"]
-    captions: list[str]
-
-    def __post_init__(self) -> None:
-        lengths = (len(self.text), len(self.text_mask), len(self.captions))
-        if len(set(lengths)) != 1 or not self.captions:
-            raise ValueError(f"texts, masks and captions of prompts: {lengths}; equal numbers, 1 or more, are allowed")
-
-    def __len__(self) -> int:
-        return len(self.captions)
 
 
 def sample_noise(noise_seed: int, indices: Sequence[int], shape: tuple[int, int, int]) -> Float[Tensor, "B C H W"]:
@@ -87,12 +72,13 @@ class SharedSamples:
     """One evaluation's samples as one of `world_size` workers makes them: its own batches, turn by turn.
 
     In each turn every rank makes one batch; together they hold the next world_size * batch_size samples.
+    prompts: a rank reads the captions of its own batches, when their turn comes.
     made: how many there are so far between all ranks, those that only fill the last batches up included.
     Raises ValueError on a rank that is not among the workers.
     """
 
     generate: Generate
-    prompts: Prompts
+    prompts: HeldOut
     sample_shape: tuple[int, int, int]
     noise_seed: int
     num_samples: int
@@ -113,18 +99,17 @@ class SharedSamples:
         # Past the end the first samples come again, only to fill the batch; nobody looks at them.
         indices = [i % self.num_samples for i in range(first, first + self.batch_size)]
         noise = sample_noise(self.noise_seed, indices, self.sample_shape).to(self.device)
-        rows = torch.tensor([i % len(self.prompts) for i in indices], device=self.prompts.text.device)
-        text, mask = self.prompts.text[rows].to(self.device), self.prompts.text_mask[rows].to(self.device)
+        text, text_mask = self.prompts.texts_of([i % len(self.prompts) for i in indices])
         self.made += self.world_size * self.batch_size
-        return self.generate(noise, text, mask)
+        return self.generate(noise, text.to(self.device).float(), text_mask.to(self.device))
 
-    def in_order(self, batches: Sequence[Tensor]) -> Tensor:
-        """Rows of this rank's batches of successive turns, and of every rank's, in sample order, on the CPU."""
-        rows = self.gather(torch.cat(list(batches))).cpu()
-        shape = (self.world_size, len(batches), self.batch_size)
-        if len(rows) != math.prod(shape):
+    def in_order(self, batch: Tensor) -> Tensor:
+        """Rows of this rank's batch and of every other's of the same turn, in sample order, on the CPU."""
+        rows = self.gather(batch).cpu()
+        expected = self.world_size * self.batch_size
+        if len(rows) != expected:
             raise ValueError(
-                f"gather returned {len(rows)} rows, expected {math.prod(shape)}: "
+                f"gather returned {len(rows)} rows, expected {expected}: "
                 f"those of all {self.world_size} workers, in the order of ranks, on every worker"
             )
-        return rows.unflatten(0, shape).transpose(0, 1).flatten(0, 2)
+        return rows

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from prx_model.data.heldout import HeldOut
 from prx_model.metrics.features import EXTRACTORS, FeatureExtractor, load_extractor
-from prx_model.metrics.reference import ReferenceStatistics, reference_features
+from prx_model.metrics.reference import Progress, ReferenceStatistics, reference_features
 from prx_model.metrics.samples import (
     Gather,
     Generate,
-    Prompts,
     SharedSamples,
     alone,
     check_parts,
@@ -33,7 +33,6 @@ __all__ = [
     "Gather",
     "Generate",
     "MetricSuite",
-    "Prompts",
     "SuiteResult",
     "build_suite",
     "check_metrics",
@@ -65,7 +64,8 @@ class MetricSuite:
     """Metrics over one set of prompts, noise and real images; build it once and evaluate as often as you like.
 
     metrics: names in METRICS. extractors: by extractor name, at least those that the metrics look through, on `device`.
-    reference: by metric name. sample_shape: (C, H, W) of the noise. num_kept: images kept for the sample grid.
+    reference: by metric name. prompts: sample i has caption i, from the first again when they run out.
+    sample_shape: (C, H, W) of the noise. num_kept: images kept for the sample grid.
     parts: of num_samples, after which an evaluation is looked at, ascending; all of them always are. `counts` are the
         numbers of samples that come of it, the same for any number of workers: see nested_counts.
 
@@ -81,7 +81,7 @@ class MetricSuite:
         *,
         extractors: Mapping[str, FeatureExtractor],
         reference: Mapping[str, ReferenceStatistics],
-        prompts: Prompts,
+        prompts: HeldOut,
         sample_shape: tuple[int, int, int],
         noise_seed: int,
         num_samples: int,
@@ -96,6 +96,8 @@ class MetricSuite:
             raise ValueError(
                 f"{num_samples} samples in batches of {batch_size}, {num_kept} kept; allowed: 1 or more of each"
             )
+        if not len(prompts):
+            raise ValueError("0 captions to sample from; allowed: 1 or more")
         self._check(extractors, reference, num_samples)
         self.extractors = {spec.extractor: extractors[spec.extractor] for spec in self.specs}
         self.reference = {spec.name: reference[spec.name] for spec in self.specs}
@@ -165,8 +167,8 @@ class _Progress:
     def __init__(self, suite: MetricSuite, samples: SharedSamples) -> None:
         self.suite = suite
         self.samples = samples
-        self.features = {name: _Rows(samples) for name in suite.extractors}
-        self.images = _Rows(samples)
+        self.features = {name: _Rows(samples, suite.num_samples) for name in suite.extractors}
+        self.images = _Rows(samples, suite.num_kept)
         self.distances = {name: statistics.running() for name, statistics in suite.reference.items()}
         self.num_scored = 0
         self.sampling_s = 0.0
@@ -179,7 +181,7 @@ class _Progress:
             self._take_turn()
         started = self._now()
         values = self._values(count)
-        images = self.images.gathered()[: min(count, self.suite.num_kept)].clone()
+        images = self.images.first(min(count, self.suite.num_kept)).clone()
         self.scoring_s += self._now() - started
         return SuiteResult(
             values=values, num_samples=count, images=images, sampling_s=self.sampling_s, scoring_s=self.scoring_s
@@ -199,7 +201,7 @@ class _Progress:
 
     def _values(self, count: int) -> dict[str, float]:
         """Only the samples since the look before are added, in one block: values do not depend on who made them."""
-        features = {name: rows.gathered()[self.num_scored : count] for name, rows in self.features.items()}
+        features = {name: rows.first(count)[self.num_scored :] for name, rows in self.features.items()}
         values = {}
         for spec in self.suite.specs:
             distance = self.distances[spec.name].add(features[spec.extractor])
@@ -216,30 +218,37 @@ class _Progress:
 
 
 class _Rows:
-    """Rows that belong to samples: this rank's since the last gather, and those of all ranks before it, in order."""
+    """The first `most` rows that belong to samples, made by all ranks, in the order of the samples.
 
-    def __init__(self, samples: SharedSamples) -> None:
+    They are gathered batch by batch and kept on the CPU, in room that is made once: a device never holds more than one
+    turn's rows of all ranks, however many samples there are.
+    """
+
+    def __init__(self, samples: SharedSamples, most: int) -> None:
         self.samples = samples
-        self.waiting: list[Tensor] = []
-        self.ordered: list[Tensor] = []
+        self.most = most
+        self.count = 0
+        self._rows: Tensor | None = None
 
     def add(self, batch: Tensor) -> None:
-        self.waiting.append(batch)
+        """The rows of this rank's batch of a turn; every rank adds as many. Those past `most` are dropped."""
+        rows = self.samples.in_order(batch)
+        if self._rows is None:
+            self._rows = rows.new_empty(self.most, *rows.shape[1:])
+        rows = rows[: self.most - self.count]
+        self._rows[self.count : self.count + len(rows)] = rows
+        self.count += len(rows)
 
-    def gathered(self) -> Tensor:
-        """All rows so far in the order of the samples, on the CPU. Every rank has as many batches waiting."""
-        if self.waiting:
-            self.ordered = [torch.cat([*self.ordered, self.samples.in_order(self.waiting)])]
-            self.waiting = []
-        return self.ordered[0]
+    def first(self, count: int) -> Tensor:
+        assert self._rows is not None
+        assert count <= self.count, f"{count} of {self.count} rows"
+        return self._rows[:count]
 
 
 def build_suite(
     metrics: Sequence[str],
     *,
-    images: UInt8[Tensor, "n 3 R R"],
-    images_fingerprint: str,
-    prompts: Prompts,
+    heldout: HeldOut,
     sample_shape: tuple[int, int, int],
     noise_seed: int,
     num_samples: int,
@@ -248,27 +257,29 @@ def build_suite(
     parts: Sequence[float] = (),
     device: torch.device | str = "cpu",
     num_kept: int = 16,
+    progress: Progress | None = None,
 ) -> MetricSuite:
-    """A suite that measures from `images`: loads the networks, and the images' features from `cache` if they are there.
+    """A suite whose prompts are the captions of `heldout` and whose reference is its images.
 
-    images_fingerprint: tells this set of images, in this order, from every other. Raises ValueError as MetricSuite,
-    load_extractor and reference_features do.
+    Loads the networks, and the images' features from `cache` if they are there; else they are computed on `device`
+    first, with a call of `progress` after every batch. Raises ValueError as MetricSuite, load_extractor and
+    reference_features do.
     """
     check_metrics(metrics)
     specs = [metric_spec(name) for name in metrics]
     for spec in specs:  # before a network is loaded
         spec.check_num_samples(num_samples, EXTRACTORS[spec.extractor].width, "generated")
-        spec.check_num_samples(len(images), EXTRACTORS[spec.extractor].width, "reference")
+        spec.check_num_samples(len(heldout), EXTRACTORS[spec.extractor].width, "reference")
     extractors = {name: load_extractor(name).to(device) for name in dict.fromkeys(spec.extractor for spec in specs)}
     features = {
-        name: reference_features(extractor, images, cache=cache, images_fingerprint=images_fingerprint)
+        name: reference_features(extractor, heldout, cache=cache, progress=progress)
         for name, extractor in extractors.items()
     }
     return MetricSuite(
         metrics,
         extractors=extractors,
         reference={spec.name: ReferenceStatistics.fit(spec, features[spec.extractor]) for spec in specs},
-        prompts=prompts,
+        prompts=heldout,
         sample_shape=sample_shape,
         noise_seed=noise_seed,
         num_samples=num_samples,

@@ -10,10 +10,11 @@ import torch
 from prx_model import experiment as module
 from prx_model.distributed import Workers
 from prx_model.experiment import DataConfig, EvaluationConfig, Experiment, ExperimentConfig, open_experiment
-from prx_model.metrics.suite import MetricSuite, Prompts
+from prx_model.metrics.suite import MetricSuite
 from prx_model.model import MODELS
 from prx_model.sampling import SamplerConfig
 from prx_model.train_state import TrainState
+from tests.prx_model.metrics.conftest import held_out
 from tests.prx_model.metrics.test_suite import suite
 from tests.prx_model.training_runs import FAST, REPA, Repeated, everything, objective_of, same
 
@@ -36,10 +37,9 @@ def opened() -> Experiment:
 
 
 def looks_suite(text: torch.Tensor) -> MetricSuite:
-    prompts = Prompts(text=text, text_mask=torch.ones(12, 3, dtype=torch.bool), captions=["a caption"] * 12)
     return suite(
         EVALUATION.metrics,
-        prompts=prompts,
+        prompts=held_out(torch.zeros(12, 3, 1, 1, dtype=torch.uint8), text=text),
         sample_shape=(3, 16, 16),
         num_samples=EVALUATION.num_samples,
         batch_size=EVALUATION.batch_size,

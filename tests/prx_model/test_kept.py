@@ -29,6 +29,17 @@ def test_the_one_used_longest_ago_goes_first():
     assert made == ["b"]
 
 
+def test_a_kind_that_takes_much_room_makes_room_first():
+    kept = Kept()
+    kept.get("teacher", "a", object)
+
+    def make() -> int:
+        return kept.count("teacher")
+
+    assert kept.get("teacher", "b", make, most=1) == 0
+    assert kept.count("teacher") == 1
+
+
 def test_what_fails_to_be_made_is_not_kept():
     kept = Kept()
     with pytest.raises(OSError, match="disk"):

@@ -1,19 +1,31 @@
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prx_model.flow import TimestepLaw, draw, noised_at
 from prx_model.model import PRX
 from prx_model.objective import TrainingObjective
-from prx_model.repa import RepaConfig, alignment_loss, build_projector
+from prx_model.repa import SCHEDULES, RepaConfig, alignment_loss, build_projector, spatially_normalised
 from tests.models import random_batch, randomised
 
 TEACHER_WIDTH = 6
 
 
-def _objective(config, *, depth=1, projector="mlp", weight=0.5) -> TrainingObjective:
-    repa = RepaConfig(teacher="any", depth=depth, weight=weight, projector=projector, projector_width=16)
+def _objective(config, *, depth=1, projector="mlp", weight=0.5, spatial_norm=None) -> TrainingObjective:
+    repa = RepaConfig(
+        teacher="any",
+        depth=depth,
+        weight=weight,
+        projector=projector,
+        projector_width=16,
+        spatial_norm=spatial_norm,
+    )
     model = randomised(PRX(config))
     torch.manual_seed(0)
     return TrainingObjective(model, torch.randn(2, config.context_in_dim), repa=repa, teacher_width=TEACHER_WIDTH)
@@ -95,11 +107,98 @@ def test_conv_projector_sees_its_neighbours_and_mlp_does_not():
         assert {i for i in range(16) if change[0, i].abs().sum() > 1e-7} == reached
 
 
-def test_schedule():
-    constant = RepaConfig(teacher="any", depth=1, weight=0.7)
-    stop = RepaConfig(teacher="any", depth=1, weight=0.7, schedule="stop", stop_at=0.4)
-    assert [constant.weight_at(s, 10) for s in (0, 9)] == [0.7, 0.7]
-    assert [stop.weight_at(s, 10) for s in (0, 3, 4, 9)] == [0.7, 0.7, 0.0, 0.0]
+def _scheduled(schedule: str, stop_at: float = 1.0) -> RepaConfig:
+    return RepaConfig(teacher="any", depth=1, weight=0.7, schedule=schedule, stop_at=stop_at)
+
+
+def test_schedules_are_what_they_are_called():
+    def weights(schedule: str, stop_at: float) -> list[float]:
+        return [_scheduled(schedule, stop_at).weight_at(step, 10) / 0.7 for step in range(10)]
+
+    assert weights("constant", 0.4) == [1.0] * 10
+    assert weights("stop", 0.4) == [1.0] * 4 + [0.0] * 6
+    assert weights("linear", 0.4) == pytest.approx([1, 0.75, 0.5, 0.25] + [0.0] * 6)
+    half = math.sqrt(2) / 4
+    assert weights("cosine", 0.4) == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half] + [0.0] * 6)
+    assert weights("stop", 1.0) == [1.0] * 10
+
+
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    stop_at=st.floats(0.001, 1),
+    num_steps=st.integers(1, 300),
+)
+def test_weights_begin_in_full_never_rise_and_are_zero_from_the_stop_on(schedule, stop_at, num_steps):
+    config = _scheduled(schedule, stop_at)
+    weights = [config.weight_at(step, num_steps) for step in range(num_steps)]
+    assert weights[0] == config.weight
+    assert all(later <= earlier for earlier, later in pairwise(weights))
+    for step, weight in enumerate(weights):
+        assert (weight == 0) == (schedule != "constant" and step >= stop_at * num_steps), step
+    if not config.ends_early:
+        assert weights[-1] > 0
+
+
+def test_weights_do_not_depend_on_the_length_of_the_run_but_for_its_scale():
+    for schedule in SCHEDULES:
+        config = _scheduled(schedule, 0.5)
+        assert config.weight_at(250, 1000) == config.weight_at(25_000, 100_000)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.6, 1.0])
+def test_spatial_norm_equals_its_definition(gamma):
+    """By loops in float64; the spread is over an image's own tokens, N - 1 below, as in iREPA's code."""
+    tokens = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    normalised = spatially_normalised(tokens, gamma)
+    assert normalised.dtype == torch.float32
+    for image in range(3):
+        for channel in range(4):
+            values = tokens[image, :, channel].double().tolist()
+            mean = sum(values) / 5
+            std = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)
+            expected = [(value - gamma * mean) / (std + 1e-6) for value in values]
+            assert normalised[image, :, channel].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_spatial_norm_takes_out_what_all_places_share():
+    tokens = torch.randn(2, 6, 4)
+    shifted = tokens + 100 * torch.randn(2, 1, 4)
+    torch.testing.assert_close(spatially_normalised(shifted, 1.0), spatially_normalised(tokens, 1.0), atol=1e-4, rtol=0)
+    assert (spatially_normalised(shifted, 0.6) - spatially_normalised(tokens, 0.6)).abs().max() > 1
+    # A channel that is the same everywhere has no spread, and no infinity comes of it.
+    flat = torch.cat([tokens, torch.full((2, 6, 1), 3.0)], dim=-1)
+    assert torch.equal(spatially_normalised(flat, 1.0)[..., -1], torch.zeros(2, 6))
+
+
+def test_spatial_norm_needs_more_than_one_place():
+    with pytest.raises(ValueError, match=r"^spatial_norm: got a grid of one token, allowed are two or more"):
+        spatially_normalised(torch.randn(2, 1, 4), 0.6)
+
+
+def test_spatial_norm_is_of_the_teachers_tokens_alone(tiny):
+    plain, normed = _objective(tiny), _objective(tiny, spatial_norm=0.6)
+    batch = random_batch(tiny, teacher_width=TEACHER_WIDTH)
+    assert batch.teacher_tokens is not None
+    by_hand = batch.with_teacher_tokens(spatially_normalised(batch.teacher_tokens, 0.6))
+    draws = _draws(batch)
+    assert torch.equal(normed(batch, draws, 0.5).total, plain(by_hand, draws, 0.5).total)
+    assert not torch.equal(normed(batch, draws, 0.5).total, plain(batch, draws, 0.5).total)
+
+
+@pytest.mark.parametrize("spatial_norm", [None, 0.6])
+def test_no_gradient_goes_to_the_teacher(tiny, spatial_norm):
+    """The model's gradient is the same whether or not the tokens could take one, and they are given none."""
+    gradients = []
+    for asks in (False, True):
+        objective = _objective(tiny, spatial_norm=spatial_norm)
+        batch = random_batch(tiny, teacher_width=TEACHER_WIDTH)
+        assert batch.teacher_tokens is not None
+        tokens = batch.teacher_tokens.requires_grad_(asks)
+        objective(batch.with_teacher_tokens(tokens), _draws(batch), 1.0).total.backward()
+        assert tokens.grad is None
+        gradients.append([p.grad for p in objective.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert one is other is None or torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +210,11 @@ def test_schedule():
         {"weight": float("nan")},
         {"weight": float("inf")},
         {"projector": "linear"},
-        {"schedule": "cosine"},
+        {"schedule": "exponential"},
+        {"spatial_norm": -0.1},
+        {"spatial_norm": 1.5},
+        {"spatial_norm": float("nan")},
+        {"teacher_precision": "fp16"},
         {"stop_at": 0.0},
         {"stop_at": 1.5},
         {"projector_width": 0},

@@ -39,7 +39,7 @@ def test_times_run_from_noise_to_data():
     assert times[2] == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"guidance": 0.5}, {"shift": 0}])
+@pytest.mark.parametrize("change", [{"steps": 0}, {"guidance": 0.5}, {"shift": 0}, {"precision": "fp16"}])
 def test_impossible_samplers_are_refused(change):
     with pytest.raises(ValueError, match="allowed"):
         SamplerConfig(**change)
@@ -62,6 +62,36 @@ def test_guidance_in_one_batch_equals_two_forwards(tiny):
     with torch.no_grad():
         expected = euler(guided, batch.clean, config.times())
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+def test_in_bf16_the_model_alone_is_rounded(tiny, guidance):
+    model = randomised(PRX(tiny))
+    batch = random_batch(tiny)
+    null_text = torch.randn(2, tiny.context_in_dim)
+
+    def sampled(precision):
+        config = SamplerConfig(steps=3, guidance=guidance, precision=precision)
+        return sample(model, batch.clean, batch.text, batch.text_mask, null_text=null_text, config=config)
+
+    padded_null = torch.zeros_like(batch.text)
+    padded_null[:, :2] = null_text
+    texts = torch.cat([batch.text, padded_null])
+    masks = torch.cat([batch.text_mask, torch.arange(5).expand(4, 5) < 2])
+
+    def guided(x, t):
+        with torch.autocast("cpu", torch.bfloat16):
+            both = model(torch.cat([x, x]), torch.full((8,), t), texts, masks).velocity.float()
+        conditional, null = both.chunk(2)
+        return null + guidance * (conditional - null)
+
+    exact, rounded = sampled("fp32"), sampled("bf16")
+    assert rounded.dtype == torch.float32
+    with torch.no_grad():
+        by_hand = euler(guided, batch.clean, SamplerConfig(steps=3).times())
+    lost = (exact - rounded).abs().max()
+    assert 0 < lost < 0.1 * exact.abs().max()
+    assert (rounded - by_hand).abs().max() < 1e-3 * lost
 
 
 def test_without_guidance_the_empty_caption_plays_no_part(tiny):

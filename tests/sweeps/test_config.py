@@ -157,6 +157,11 @@ OTHER_VALUES = {
     "training.ema_decay": ("training.ema_decay", 0.5),
     "training.precision": ("training.precision", "fp32"),
     "training.compile": ("training.compile", "always"),
+    "training.optimizer": ("training.optimizer", "muon"),
+    "training.schedule": ("training.schedule", "cosine"),
+    "training.micro_batch_size": ("training.micro_batch_size", 8),
+    "training.parallel": ("training.parallel", "fsdp"),
+    "training.checkpoint_every_min": ("training.checkpoint_every_min", 5.0),
     "training.eval_every_steps": ("training.eval_every_steps", 5_000),
     "training.betas": ("training.betas", [0.95, 0.9]),
     "training.timesteps.max_t": ("training.timesteps.max_t", 0.5),
@@ -166,6 +171,9 @@ OTHER_VALUES = {
     "repa.projector": ("repa.projector", "conv3x3"),
     "repa.schedule": ("repa.schedule", "stop"),
     "repa.stop_at": ("repa.stop_at", 0.5),
+    "evaluation.sampler.precision": ("evaluation.sampler.precision", "bf16"),
+    "repa.spatial_norm": ("repa.spatial_norm", 0.6),
+    "repa.teacher_precision": ("repa.teacher_precision", "fp32"),
 }
 
 

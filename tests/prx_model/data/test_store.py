@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from prx_model.data.heldout import HeldOut
 from prx_model.data.manifest import Manifest
-from prx_model.data.store import ImageCaptionStore, Row, write_shards
+from prx_model.data.store import ImageCaptionStore
 from prx_model.data.text import MiniLmEncoder
 
 
@@ -43,47 +44,13 @@ def test_null_text_is_the_encoding_of_the_empty_caption(small_store: ImageCaptio
     torch.testing.assert_close(small_store.null_text, expected, atol=4e-3, rtol=1e-3)
 
 
-def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    rng = np.random.default_rng(0)
-    rows = [
-        Row(
-            key=f"k{index}",
-            caption=f"Åland ’{index}’",
-            split="train",
-            family="f",
-            image=rng.integers(0, 256, (16, 16, 3), dtype=np.uint8),
-            text=rng.standard_normal((index + 2, 4)).astype(np.float16),
-        )
-        for index in range(5)
-    ]
-    cards = write_shards(tmp_path, rows, rows_per_shard=2)
-    assert [(card.file, card.rows) for card in cards] == [
-        ("shard-00000.parquet", 2),
-        ("shard-00001.parquet", 2),
-        ("shard-00002.parquet", 1),
-    ]
-    tables = [pq.read_table(tmp_path / card.file) for card in cards]
-    stored = [row for table in tables for row in table.to_pylist()]
-    changed = [replace(rows[0], caption="other"), rows[1]]
-    (other,) = write_shards(tmp_path / "other", changed)
-    assert other.content_sha256 != cards[0].content_sha256
-    assert write_shards(tmp_path / "other", rows[:2])[0].content_sha256 == cards[0].content_sha256
-    assert [row["caption"] for row in stored] == [row.caption for row in rows]
-    assert [row["num_text_tokens"] for row in stored] == [2, 3, 4, 5, 6]
-    for row, got in zip(rows, stored, strict=True):
-        assert np.array_equal(np.array(got["text"], dtype=np.float16).reshape(-1, 4), row.text)
-        assert got["image"].startswith(b"\x89PNG")
-    assert str(tables[0].schema.field("text").type) == "list<element: halffloat>"
-
-
 def test_images_are_those_of_the_png_files(small_store: ImageCaptionStore, small_folder: Path) -> None:
     import io
 
     from PIL import Image
 
-    table = pq.read_table(small_folder / small_store.manifest.shards[0].file)
-    stored = {row["key"]: row for row in table.to_pylist()}
+    cards = small_store.manifest.shards_of("train")
+    stored = {row["key"]: row for card in cards for row in pq.read_table(small_folder / card.file).to_pylist()}
     for key, image in zip(small_store.train.keys, small_store.train.images, strict=True):
         with Image.open(io.BytesIO(stored[key]["image"])) as png:
             assert np.array_equal(np.asarray(png), image.permute(1, 2, 0).numpy())
@@ -93,7 +60,7 @@ def test_heldout_order_is_shuffled(small_store: ImageCaptionStore) -> None:
     assert list(small_store.heldout.keys) != sorted(small_store.heldout.keys)
 
 
-@pytest.mark.parametrize("name", ["shard-00000.parquet", "null_text.parquet"])
+@pytest.mark.parametrize("name", ["train-00000.parquet", "heldout-00000.parquet", "null_text.parquet"])
 def test_a_changed_byte_is_found_and_named(copied: Path, name: str) -> None:
     content = bytearray((copied / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -103,18 +70,24 @@ def test_a_changed_byte_is_found_and_named(copied: Path, name: str) -> None:
 
 
 def test_a_missing_shard_is_named(copied: Path) -> None:
-    (copied / "shard-00000.parquet").unlink()
-    with pytest.raises(ValueError, match=r"shard-00000\.parquet is missing; delete .*copy and run again"):
+    (copied / "train-00000.parquet").unlink()
+    with pytest.raises(ValueError, match=r"train-00000\.parquet is missing; delete .*copy and run again"):
         ImageCaptionStore.open(copied)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fields: fields.update(format_version=99), "format version is 99, this code reads 1"),
+        (lambda fields: fields.update(format_version=99), "format version is 99, this code reads 2"),
         (lambda fields: fields.update(resolution=64), "fingerprint is"),
         (lambda fields: fields.pop("shards"), "shards"),
-        (lambda fields: fields["counts"].update(train=1), "fingerprint is"),
+        (lambda fields: fields["counts"].update(train=1), "counts: got 1 for split 'train', but its files have"),
+        (lambda fields: fields["shards"][0].update(content_sha256="0"), "fingerprint is"),
+        (
+            lambda fields: fields.update(text_dtype="int8"),
+            "text_dtype: got 'int8', allowed is one of float16, bfloat16",
+        ),
+        (lambda fields: fields.update(longest_text=17), "longest_text: got 17, allowed is 1 to 16"),
     ],
 )
 def test_a_foreign_manifest_is_refused(copied: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -148,10 +121,24 @@ def test_manifest_says_what_it_was_made_of(small_store: ImageCaptionStore, small
 
 def test_fingerprint_covers_the_data_and_tells_the_splits_apart(small_store: ImageCaptionStore) -> None:
     manifest = small_store.manifest
-    packed_otherwise = replace(manifest.shards[0], sha256="0" * 64)
-    assert replace(manifest, shards=(packed_otherwise,)).fingerprint == manifest.fingerprint
-    other_rows = replace(manifest.shards[0], content_sha256="0" * 64)
-    assert replace(manifest, shards=(other_rows,)).fingerprint != manifest.fingerprint
+    first, *others = manifest.shards
+
+    def with_first(**changes: Any) -> Manifest:
+        return replace(manifest, shards=(replace(first, **changes), *others))
+
+    packed_otherwise = with_first(sha256="0" * 64, footer_sha256="0" * 64, groups=(), bytes=1, footer_offset=2)
+    assert packed_otherwise.fingerprint == manifest.fingerprint
+    assert with_first(content_sha256="0" * 64).fingerprint != manifest.fingerprint
     assert replace(manifest, settings={}).fingerprint != manifest.fingerprint
+    assert replace(manifest, text_dtype="bfloat16").fingerprint != manifest.fingerprint
     prints = {small_store.fingerprint, small_store.train.fingerprint, small_store.heldout.fingerprint}
     assert len(prints) == 3
+
+
+def test_rows_of_a_split_are_taken_in_the_order_asked_for(small_store: ImageCaptionStore) -> None:
+    heldout = small_store.heldout
+    assert isinstance(heldout, HeldOut)
+    text, mask = heldout.texts_of([5, 0, 5])
+    assert torch.equal(text, torch.stack([heldout.text[5], heldout.text[0], heldout.text[5]]))
+    assert torch.equal(mask[0], heldout.text_mask[5])
+    assert torch.equal(heldout.images_of([7, 2])[1], heldout.images[2])

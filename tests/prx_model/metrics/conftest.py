@@ -1,4 +1,4 @@
-"""Images and a small real network for the metrics' tests."""
+"""Images, held-out data and a small real network for the metrics' tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prx_model.data.store import Split
 from prx_model.metrics.features import FeatureExtractor
 
 
@@ -32,6 +33,23 @@ def random_images(seed: int, n: int, side: int = 24) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 3, 4, 4, generator=generator)
     return (nn.functional.interpolate(coarse, size=(side, side), mode="bilinear") * 255).to(torch.uint8)
+
+
+def held_out(images: Tensor, *, text: Tensor | None = None, fingerprint: str = "a") -> Split:
+    """A held-out split of these images, with captions whose token states are random unless given."""
+    n = len(images)
+    if text is None:
+        text = torch.randn(n, 4, 5, generator=torch.Generator().manual_seed(1))
+    return Split(
+        name="heldout",
+        fingerprint=fingerprint,
+        keys=tuple(map(str, range(n))),
+        captions=tuple(f"caption {i}" for i in range(n)),
+        families=("",) * n,
+        images=images,
+        text=text,
+        text_mask=torch.ones(text.shape[:2], dtype=torch.bool),
+    )
 
 
 @pytest.fixture

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from prx_model.metrics.features import (
     EXTRACTORS,
+    INCEPTION_ADDRESS,
     FeatureExtractor,
     clip_extractor,
     dinov2_extractor,
     load_extractor,
 )
+from prx_model.metrics.reference import ReferenceStatistics
+from prx_model.metrics.table import METRICS
 from prx_model.teachers import TEACHERS
 from tests.prx_model.metrics.conftest import random_images, tiny_extractor
 
@@ -204,3 +207,62 @@ def test_hub_weights_that_cannot_be_had_say_what_to_do(name: str, monkeypatch, t
 def test_fid_without_torch_fidelity_names_the_extra() -> None:
     with pytest.raises(ValueError, match=r"prx-sweeps\[cluster\]"):
         load_extractor("inception_v3_fid")
+
+
+# -- the real Inception-v3 with random weights, where torch-fidelity and torchvision are installed
+
+
+@pytest.fixture
+def inception_weights(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights where torch.hub would have put the downloaded ones."""
+    pytest.importorskip("torch_fidelity", exc_type=ImportError)
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
+
+    torch.manual_seed(0)
+    empty = tmp_path / "empty.pth"
+    torch.save({}, empty)
+    with monkeypatch.context() as patch:
+        patch.setattr(Inception, "load_state_dict", lambda self, state: None)  # as it was drawn
+        drawn = Inception("drawn", ["2048"], feature_extractor_weights_path=str(empty))
+    for module in drawn.modules():
+        if isinstance(module, nn.Conv2d):  # variance is kept from layer to layer, as in a trained network
+            nn.init.kaiming_normal_(module.weight)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(drawn.state_dict(), tmp_path / "checkpoints" / INCEPTION_ADDRESS.rpartition("/")[2])
+
+
+@pytest.mark.usefixtures("inception_weights")
+def test_inception_features_are_those_of_torch_fidelity() -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+    assert URL_INCEPTION_V3 == INCEPTION_ADDRESS
+    extractor, image = load_extractor("inception_v3_fid"), random_images(0, 3, side=64)
+    assert not any(parameter.requires_grad for parameter in extractor.parameters())
+    with torch.no_grad():
+        (expected,) = FeatureExtractorInceptionV3("theirs", ["2048"])(image)
+    features = extractor(image)
+    assert features.shape == (3, 2048)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inception_weights")
+def test_frechet_distance_over_inception_is_torchmetrics_and_torch_fidelitys() -> None:
+    """Over the network's first layers, whose 64 features few images are enough for."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+    from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+
+    real, generated = random_images(0, 70, side=48), random_images(1, 66, side=48) // 2
+    network = NoTrainInceptionV3("inception-v3-compat", ["64"], antialias=False)
+    extractor = FeatureExtractor(name="inception_v3_fid", width=64, side=None, network=network)
+    x, y = extractor(real), extractor(generated)
+    ours = ReferenceStatistics.fit(METRICS["fid"], x).distance(y)
+    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, (x, y)), verbose=False)
+    assert ours == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-4)
+    # torchmetrics takes uint8, or floats in [0, 1] with normalize=True; what it makes of uint8 then is shown above.
+    for normalize in (False, True):
+        metric = FrechetInceptionDistance(feature=64, antialias=False, normalize=normalize)
+        for images, is_real in ((real, True), (generated, False)):
+            metric.update(images.float() / 255 if normalize else images, real=is_real)
+        assert ours == pytest.approx(float(metric.compute()), rel=1e-4)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
-from torch import Tensor
+from torch import Tensor, nn
 
 from prx_model.metrics.frechet import FrechetDistance, PrincipalDirections, ReferenceMoments, covariance
 
@@ -155,20 +155,57 @@ def test_numbers_that_would_end_the_process_in_lapack_are_errors(bad: float) -> 
     assert np.isfinite(at_the_limit)
 
 
-def test_an_initialised_process_group_does_not_add_up_the_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """torchmetrics gathers its states whenever a process group is there; a second gather would change n or hang."""
-    import torchmetrics.metric
+def by_torchmetrics(x: Tensor, y: Tensor) -> float:
+    """torchmetrics' own accumulation and formula, on features that are there already."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
-    def gathered(*_: object, **__: object) -> None:
-        raise AssertionError("torchmetrics talked to the other ranks")
+    class Features(nn.Module):
+        num_features = x.shape[1]
 
-    monkeypatch.setattr(torchmetrics.metric, "gather_all_tensors", gathered)
-    x, y = gaussian(0, 50, 4), gaussian(1, 60, 4)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        assert frechet(x, y) == pytest.approx(by_scipy(x, y), rel=1e-6)
-    finally:
-        torch.distributed.destroy_process_group()
+        def forward(self, features: Tensor) -> Tensor:
+            return features
+
+    metric = FrechetInceptionDistance(feature=Features(), normalize=False).set_dtype(torch.float64)
+    metric.update(x, real=True)
+    metric.update(y, real=False)
+    return float(metric.compute())
+
+
+def deep_features(seed: int, n: int, width: int, shift: float = 0.0) -> Tensor:
+    """Like a network's pooled ones: at least 0, and with variances over six orders of magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(gaussian(99, width, width)).Q
+    scale = torch.logspace(0, -3, width, dtype=torch.float64)
+    return (torch.randn(n, width, generator=generator, dtype=torch.float64) * scale @ turn + shift).relu().float()
+
+
+@pytest.mark.parametrize("n", [257, 400])  # one sample more than dimensions: many directions hardly vary
+def test_features_of_a_wide_range_agree_with_scipy_and_torchmetrics(n: int) -> None:
+    x, y = deep_features(0, n, 256), deep_features(1, n, 256, shift=0.01)
+    assert frechet(x, y) == pytest.approx(by_scipy(x.double(), y.double()), rel=1e-4)
+    assert frechet(x, y) == pytest.approx(by_torchmetrics(x, y), rel=1e-4)
+
+
+def test_directions_in_which_nothing_varies_agree_with_torchmetrics() -> None:
+    """scipy's root gives up on a singular matrix."""
+    x, y = deep_features(0, 100, 32), deep_features(1, 90, 32, shift=0.1)
+    x[:, 5:9] = 0  # dead units
+    y[:, 7:12] = x[:5, 7:12].mean()
+    assert frechet(x, y) == pytest.approx(by_torchmetrics(x, y), rel=1e-4)
+
+
+def test_the_root_of_a_reference_is_found_once_and_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: found.append(len(matrix)) or eigh(matrix))
+    distance = FrechetDistance(4)
+    moments = distance.fit(gaussian(0, 60, 4))
+    running = distance.running().add(gaussian(1, 30, 4))
+    assert found == []
+    running.value()
+    distance.distance(gaussian(2, 30, 4))
+    assert found == [4]
+    torch.testing.assert_close(moments.root @ moments.root.T, moments.covariance)
 
 
 def test_the_reference_is_white_in_its_principal_directions() -> None:

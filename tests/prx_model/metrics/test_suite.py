@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prx_model.data.store import Split
 from prx_model.metrics.features import FeatureExtractor
 from prx_model.metrics.reference import ReferenceStatistics
-from prx_model.metrics.suite import MetricSuite, Prompts, build_suite, sample_noise
+from prx_model.metrics.suite import MetricSuite, _Progress, build_suite, sample_noise
 from prx_model.metrics.table import METRICS
-from tests.prx_model.metrics.conftest import random_images, tiny_extractor
+from tests.prx_model.metrics.conftest import held_out, random_images, tiny_extractor
 
 SHAPE = (3, 6, 6)
 T = TypeVar("T")
 LITE0, NSFW = "efficientnet_lite0_pool", "open_nsfw_resnet50_pool"
 
 
-def prompts(n: int = 50) -> Prompts:
-    text = torch.randn(n, 4, 5, generator=torch.Generator().manual_seed(1))
-    return Prompts(text=text, text_mask=torch.ones(n, 4, dtype=torch.bool), captions=[f"caption {i}" for i in range(n)])
+def prompts(n: int = 50) -> Split:
+    return held_out(torch.zeros(n, 3, 1, 1, dtype=torch.uint8))
 
 
 def suite(metrics: tuple[str, ...] = ("mmd_lite0", "mmd_opennsfw"), **changes: Any) -> MetricSuite:
@@ -151,8 +151,72 @@ def test_workers_share_the_work_in_equal_shapes_and_numbers() -> None:
     assert calls == [[torch.Size([8, *SHAPE])] * 2] * 3  # five batches of eight in two turns of three
 
 
+class Watched:
+    """Held-out data that notes which captions are read, and hands their states out in half precision."""
+
+    def __init__(self, data: Split) -> None:
+        self.data = data
+        self.fingerprint, self.captions = data.fingerprint, data.captions
+        self.read: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def texts_of(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        self.read.append(list(rows))
+        text, text_mask = self.data.texts_of(rows)
+        return text.half(), text_mask
+
+    def images_of(self, rows: Sequence[int]) -> Tensor:
+        return self.data.images_of(rows)
+
+
+def test_each_worker_reads_the_captions_of_its_own_batches_when_their_turn_comes() -> None:
+    watched = [Watched(prompts(30)) for _ in range(3)]
+    suites = [suite(prompts=one, num_samples=40) for one in watched]
+    looks = as_workers(
+        3, lambda rank, gather: suites[rank].evaluate(generate, rank=rank, world_size=3, gather=gather).num_samples
+    )
+    assert looks == [40] * 3
+    rows = [[i % 30 for i in range(start, start + 8)] for start in range(0, 40, 8)]
+    assert [one.read for one in watched] == [[rows[0], rows[3]], [rows[1], rows[4]], [rows[2], rows[0]]]
+
+
+def test_captions_reach_the_model_in_float32_whatever_they_are_stored_in() -> None:
+    dtypes = set()
+
+    def watching(noise: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        dtypes.add(text.dtype)
+        return generate(noise, text, text_mask)
+
+    suite(prompts=Watched(prompts())).evaluate(watching)
+    assert dtypes == {torch.float32}
+
+
+def test_features_are_gathered_turn_by_turn_and_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device holds no more than a turn's features, and none are copied again when more come."""
+    gathered: list[torch.Size] = []
+    one = suite(("mmd_lite0",), num_samples=80, parts=(0.1, 0.5), num_kept=4)
+    progress, rooms = [], []
+    take_turn = _Progress._take_turn
+    monkeypatch.setattr(_Progress, "_take_turn", lambda self: progress.append(self) or take_turn(self))
+
+    def work(rank: int, gather: Callable[[Tensor], Tensor]) -> None:
+        def watching(rows: Tensor) -> Tensor:
+            gathered.append(rows.shape)
+            return gather(rows)
+
+        for _ in one.looks(generate, rank=rank, world_size=2, gather=watching):
+            rooms.append({rows.first(8).data_ptr() for rows in progress[0].features.values()})
+
+    as_workers(2, work)
+    features, images = gathered.count(torch.Size([8, 8])), gathered.count(torch.Size([8, 3, 24, 24]))
+    assert (features, images, len(gathered)) == (2 * 5, 2 * 1, 12)
+    assert all(room == rooms[0] for room in rooms)
+
+
 def test_a_gather_that_returns_too_little_is_an_error() -> None:
-    with pytest.raises(ValueError, match="gather returned 24 rows, expected 48"):
+    with pytest.raises(ValueError, match="gather returned 8 rows, expected 16"):
         suite().evaluate(generate, rank=0, world_size=2, gather=lambda rows: rows)
     with pytest.raises(ValueError, match="rank 2 of 2"):
         suite().evaluate(generate, rank=2, world_size=2)
@@ -250,8 +314,8 @@ def test_what_cannot_be_computed_is_found_when_the_suite_is_built() -> None:
         suite(num_samples=1)
     with pytest.raises(ValueError, match="0 kept"):
         suite(num_kept=0)
-    with pytest.raises(ValueError, match="equal numbers"):
-        Prompts(text=torch.zeros(2, 3, 4), text_mask=torch.ones(2, 3, dtype=torch.bool), captions=["one"])
+    with pytest.raises(ValueError, match="0 captions"):
+        suite(prompts=prompts(0))
 
 
 def _rest() -> dict[str, Any]:
@@ -268,9 +332,7 @@ def _rest() -> dict[str, Any]:
 
 def build(tmp_path: Path, metrics: tuple[str, ...], **changes: Any) -> MetricSuite:
     settings: dict[str, Any] = {
-        "images": random_images(0, 40, side=32),
-        "images_fingerprint": "images",
-        "prompts": prompts(),
+        "heldout": held_out(random_images(0, 40, side=32)),
         "sample_shape": SHAPE,
         "noise_seed": 0,
         "num_samples": 40,
@@ -286,11 +348,11 @@ def test_suite_of_packaged_networks_tells_real_from_generated(tmp_path: Path) ->
     real_again = iter(random_images(7, 40, side=32).split(20))
     real = built.evaluate(lambda noise, text, text_mask: next(real_again)).values
     assert all(generated[name] > real[name] for name in generated)
-    assert len(list(tmp_path.iterdir())) == 1  # one network, one file
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1  # one network, one file
 
 
 def test_too_few_samples_are_found_before_a_network_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"40 generated samples .* 2048 dimensions"):
         build(tmp_path, ("fid",))
     with pytest.raises(ValueError, match=r"20 reference samples .* 32 dimensions"):
-        build(tmp_path, ("frechet_vgg_pc32",), images=random_images(0, 20))
+        build(tmp_path, ("frechet_vgg_pc32",), heldout=held_out(random_images(0, 20)))
