@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ class StreamReader:
         self._teacher = None if stored_teacher is None else _card_of(store, stored_teacher)
         self._check_open_files(order)
 
-    def batches(self, from_step: int = 0) -> Iterator[Batch]:
+    def batches(self, from_step: int = 0) -> Generator[Batch]:
         """The batches of `from_step`, `from_step` + 1, ... without end.
 
         clean: latents, or pixels / 127.5 - 1 (float32) of a data set without them. Latents, text and teacher tokens
@@ -75,7 +75,7 @@ class StreamReader:
             raise ValueError(f"from_step: got {from_step}, allowed is an integer of at least 0")
         return self._batches(from_step)
 
-    def _batches(self, step: int) -> Iterator[Batch]:
+    def _batches(self, step: int) -> Generator[Batch]:
         files = self.store.train
         with Background(BATCHES_AHEAD, "batch") as making, Background(files.num_threads, "row-group") as opening:
             plans = _Plans(
