@@ -92,7 +92,7 @@ class Checkpoints:
 
     def _save_to_bucket(self, bucket: Bucket, name: str, write: Write) -> None:
         self._first(lambda: bucket.clear(name))
-        with bucket.outbox() as outbox:
+        with bucket.outbox(self.workers.rank) as outbox:
 
             def write_and_send() -> str:
                 write(outbox)

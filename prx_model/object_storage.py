@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,15 +46,23 @@ class Bucket:
         self._root = root.rstrip("/")
         self._ours = names
         self._scratch = scratch
-        self._downloads = scratch / f"fetched-{hashlib.sha256(location.encode()).hexdigest()[:16]}"
+        self._key = hashlib.sha256(location.encode()).hexdigest()[:16]
+        self._downloads = scratch / f"fetched-{self._key}"
 
     @contextmanager
-    def outbox(self) -> Iterator[Path]:
-        """An empty folder on this node's disk for what is to be sent. What was fetched before is loaded by now."""
+    def outbox(self, rank: int) -> Iterator[Path]:
+        """An empty folder on this node's disk for what a worker is to send; what a kill has left in it is gone.
+
+        What was fetched before is loaded by now, and goes too.
+        """
         shutil.rmtree(self._downloads, ignore_errors=True)
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="outbox-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        folder = self._scratch / f"outbox-{self._key}-{rank}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self, name: str) -> str:
         """Remove folders that were left half written, and this one, which is to be written."""

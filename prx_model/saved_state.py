@@ -50,8 +50,9 @@ def write_parts(tensors: Tree, rest: Tree, folder: Path, *, rank: int) -> None:
 
     An error of one is raised by all, as OSError.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     try:
         save(dict(leaves(tensors)), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
@@ -93,7 +94,8 @@ def read_into(targets: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def _read_parts(targets: Mapping[str, Tensor], folder: Path) -> None:
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     saved = _parts(folder)
     for name, target in targets.items():
@@ -109,7 +111,7 @@ def _read_parts(targets: Mapping[str, Tensor], folder: Path) -> None:
 
 def _parts(folder: Path) -> dict[str, Any]:
     """What the headers of the workers' files say of each tensor: its size, and the chunks that it lies in."""
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     return dict(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
 

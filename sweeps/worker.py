@@ -40,9 +40,9 @@ class Place:
     world_size: int = 1
 
     def workers(self, config: ExperimentConfig) -> Workers:
-        # Where REPA stops in the middle of the run, the projector has no gradient from there on.
-        stops_repa = config.repa is not None and config.repa.ends_early
-        return joined_workers(find_unused=stops_repa)
+        # Where REPA ends in the middle of the run, the projector has no gradient from there on.
+        repa_ends = config.repa is not None and config.repa.ends_early
+        return joined_workers(config.training.parallel, find_unused=repa_ends)
 
 
 class TrialFailedError(Exception):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prx_model.compiled import ALWAYS, NEVER, WHERE_POSSIBLE, is_compiled
 from prx_model.distributed import DDP, FSDP, Workers, is_part, joined_workers, whole
+from prx_model.flow import draw
 from prx_model.metrics.suite import SuiteResult
 from prx_model.model import MODELS, PRX
 from prx_model.sampling import SamplerConfig, sample
@@ -18,7 +19,7 @@ from prx_model.train_state import TrainState, evaluated_weights
 from prx_model.training import DivergedError, Evaluation, train
 from prx_model.training_config import TrainingConfig
 from tests.models import random_batch
-from tests.prx_model.training_runs import FAST, REPA, Repeated, objective_of
+from tests.prx_model.training_runs import FAST, REPA, TEACHER_WIDTH, Repeated, objective_of, same
 from tests.prx_model.two_processes import in_two_processes
 
 LONG = replace(FAST, steps=20, eval_every_steps=2, ema_decay=0.9)
@@ -138,6 +139,20 @@ def _poisoned(workers: Workers) -> str:
     return str(caught.value)
 
 
+def _before_the_last(workers: Workers) -> list[list[float]]:
+    """What the projector has of its gradient after a micro-batch that is not the last, and after the last."""
+    state = TrainState(objective_of(), LONG, workers)
+    assert state.objective.projector is not None
+    weight, seen = next(state.objective.projector.parameters()), []
+    batch = random_batch(MODELS["prx_tiny"], count=1, seed=workers.rank, teacher_width=TEACHER_WIDTH)
+    draws = draw(batch.clean.shape, LONG.timesteps, caption_dropout=0.0, seed=0, step=workers.rank)
+    for last in (False, True):
+        with workers.accumulating(state.module, last=last):
+            state.module(batch, draws, 0.5).total.backward()
+        seen.append([] if weight.grad is None else whole(weight.grad).flatten()[:3].tolist())
+    return seen
+
+
 def _work(folder: str) -> dict[str, Any]:
     place, told = Path(folder), {}
     rank = torch.distributed.get_rank()
@@ -145,6 +160,7 @@ def _work(folder: str) -> dict[str, Any]:
         for name, case in CASES.items():
             saved_to = place / kind if name == "averaged" else None
             told[f"{kind} {name}"] = _run(case, joined_workers(kind, find_unused=case.stops), saved_to)
+        told[f"{kind} before the last"] = _before_the_last(joined_workers(kind))
         told[f"{kind} poisoned"] = _poisoned(joined_workers(kind))
         told[f"{kind} messages"] = [word.decode() for word in joined_workers(kind).messages(b"x" * (3 * rank))]
     for kind, other in ((DDP, DDP), (DDP, FSDP), (FSDP, DDP), (FSDP, FSDP)):
@@ -177,6 +193,14 @@ def test_two_workers_equal_one(made, alone, kind, name):
     for ours, theirs in zip(expected["numbers"], got["numbers"], strict=True):
         assert theirs[:3] == pytest.approx(ours[:3], rel=tolerance, abs=tolerance)
         assert theirs[3:] == pytest.approx(ours[3:], rel=30 * tolerance)
+
+
+def test_gradients_are_exchanged_with_the_last_micro_batch_alone(made):
+    for kind, silent in ((DDP, lambda mine, theirs: mine and theirs != mine), (FSDP, lambda mine, _: mine == [])):
+        (mine, both), (theirs, all_same) = (told[f"{kind} before the last"] for told in made[1:])
+        assert silent(mine, theirs)
+        assert both == all_same
+        assert any(both)
 
 
 @pytest.mark.parametrize("kind", [DDP, FSDP])
@@ -215,6 +239,16 @@ def test_a_checkpoint_of_two_goes_on_with_any_workers(made, saved, loading):
     if loading == saved:
         assert resumed["numbers"] == whole_run[SAVED_AT // 2 :]
         assert resumed["numbers"] == second[f"{loading} from {saved}"]["numbers"]
+
+
+def test_a_state_saved_before_its_first_step_begins_as_if_it_had_not_been(tmp_path):
+    def first_steps(state: TrainState) -> dict[str, Any]:
+        return {"numbers": [_numbers(evaluation) for evaluation in _evaluations(state, FAST)], **_weights(state)}
+
+    TrainState(objective_of(), FAST).save(tmp_path)
+    loaded = TrainState(objective_of(fresh=True), FAST)
+    loaded.load(tmp_path)
+    assert same(first_steps(loaded), first_steps(TrainState(objective_of(), FAST)))
 
 
 @pytest.mark.parametrize("saved", [DDP, FSDP])
