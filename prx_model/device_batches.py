@@ -16,13 +16,8 @@ MAX_AHEAD = 2  # batches that a GPU may hold: how far its host may run ahead of 
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches, in float32 on `device`. Nothing is read before it is asked for. Closes `batches` at its end."""
-    try:
-        yield from _through_pinned_memory(batches, device) if device.type == "cuda" else _moved(batches, device)
-    finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
+    """The batches, in float32 on `device`. Nothing is read before it is asked for."""
+    return _through_pinned_memory(batches, device) if device.type == "cuda" else _moved(batches, device)
 
 
 def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

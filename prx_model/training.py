@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -64,12 +64,10 @@ def train(
     step = _Step(state, config, workers, teacher, seed)
     evaluation_steps = frozenset(config.evaluation_steps())
     watch = _Watch(clock, step.device)
-    with closing(cast(Any, on_device(source.batches(from_step=state.step), step.device))) as batches:
+    with closing(_timed(source.batches(from_step=state.step), state, clock)) as arriving:
+        batches = on_device(arriving, step.device)
         while state.step < config.steps:
-            asked = clock()
-            batch = next(batches)
-            state.window.data_s += clock() - asked
-            state.window.add(step(batch), num_images=config.batch_size)
+            state.window.add(step(next(batches)), num_images=config.batch_size)
             if state.step in evaluation_steps:
                 yield _evaluation(state, watch, evaluate, workers)
                 watch.restart()
@@ -79,6 +77,20 @@ def train(
                     state.window.wall_s += watch.read()
                     yield Pause(step=state.step)
                     watch.restart()
+
+
+def _timed(batches: Iterator[Batch], state: TrainState, clock: Callable[[], float]) -> Generator[Batch, None, None]:
+    """The batches; what each takes to come counts as waiting for data. Closes their source when it is closed."""
+    try:
+        asked = clock()
+        for batch in batches:
+            state.window.data_s += clock() - asked
+            yield batch
+            asked = clock()
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
 
 
 class _Step:
