@@ -105,8 +105,10 @@ from tests.sweeps.space_files import CONTENT, FILE, P, message_of, put
         (put("space", "repa.weight", value={"choice": [0.5, None]}), "space.repa.weight", "got null, allowed"),
         (put("space", "repa.stop_at", value={"uniform": [0.5, 1]}), "space.repa.stop_at",
          "got 0.5 to 1, which is read only with repa.schedule stop, linear or cosine"),
-        (put("space", "training.momentum", value={"choice": [0.9]}), "space.training.momentum", "training.optimizer muon"),
-        (put(*P, "resources", value={"workers": 3}), "resources.workers", "got 3, allowed is a divisor of training.batch_size"),
+        (put("space", "training.momentum", value={"choice": [0.9]}), "space.training.momentum",
+         "read only with training.optimizer muon"),
+        (put(*P, "resources", value={"workers": 3}), "resources.workers",
+         "got 3, allowed is a divisor of training.batch_size 32"),
         # teachers and metrics
         (put("space", "repa.teacher", "choice", value=["dinov2s_saliency", "efficientnet"]), "space.repa.teacher",
          f"got 'efficientnet'; allowed is {', '.join(TEACHERS)}; nearest is efficientnet_lite0"),
