@@ -4,8 +4,8 @@
     python benchmarks/step_time.py --model prx_1b --batch 32 --device cuda
 
 The plain loop is PRXTransformer2DModel, MSE on the velocity and torch's AdamW with its defaults, on equal tensors. Ours
-also drops captions, clips the gradient and averages the weights, and with REPA aligns hidden states: the whole of
-`prx_model.training`'s step but for reading the batch from the data set. A CPU runs on one thread, and its times are the
+also drops captions, clips the gradient and averages the weights, and with REPA aligns hidden states: the whole step of
+`prx_model.training.loop` but for reading the batch from the data set. A CPU runs on one thread, and its times are the
 processor's, which say less about what else runs on the machine than the clock does.
 """
 
@@ -34,10 +34,10 @@ from prx_model.model import MODELS, PRX, PRXConfig
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig, sample
-from prx_model.teachers import TEACHERS
-from prx_model.train_state import TrainState
-from prx_model.training import optimizer_step
-from prx_model.training_config import TrainingConfig
+from prx_model.teachers.table import TEACHERS
+from prx_model.training.config import TrainingConfig
+from prx_model.training.loop import optimizer_step
+from prx_model.training.state import TrainState
 from sweeps.provenance import provenance
 
 EULER = SamplerConfig(steps=6, guidance=1.0)
@@ -126,7 +126,7 @@ def plain_loop(config: PRXConfig, work: Workload, batch: Batch, device: torch.de
 def our_loop(
     config: PRXConfig, work: Workload, batch: Batch, repa: RepaConfig | None, compiled: bool
 ) -> tuple[TrainState, Callable[[], None]]:
-    """The state of a run, and one step of it as `prx_model.training.train` makes it."""
+    """The state of a run, and one step of it as `prx_model.training.loop.train` makes it."""
     device = batch.clean.device
     training = TrainingConfig(
         batch_size=work.batch,

@@ -3,10 +3,10 @@
     python benchmarks/train_step.py --device cuda --json train-step.json > docs/benchmarks/train-step-h100.md
     python benchmarks/train_step.py --model prx_tiny --steps 2 --eager        # anywhere, in a minute
 
-Ours is `prx_model.training.train` itself with all that it does: batches from the host's memory, draws, REPA's teacher
-looking at the images of every batch, clipping, AdamW, losses read back. The plain loop is diffusers' module as it comes
-with MSE and torch's AdamW, on a batch that lies on the device already. Teachers have the shape of the published ones
-and random weights: speed does not depend on the weights.
+Ours is `prx_model.training.loop.train` itself with all that it does: batches from the host's memory, draws, REPA's
+teacher looking at the images of every batch, clipping, AdamW, losses read back. The plain loop is diffusers' module as
+it comes with MSE and torch's AdamW, on a batch that lies on the device already. Teachers have the shape of the published
+ones and random weights: speed does not depend on the weights.
 
 The arithmetic is counted by formula (benchmarks/arithmetic.py): three passes through model and projector, one through
 the teacher. The matmul rate is measured beside every case, in the same precision: a share of it compares across
@@ -41,10 +41,10 @@ from prx_model.evaluation import Evaluation
 from prx_model.metrics.suite import SuiteResult
 from prx_model.model import MODELS, PRX
 from prx_model.objective import TrainingObjective
-from prx_model.online_teacher import OnlineTeacher
-from prx_model.train_state import TrainState
-from prx_model.training import train
-from prx_model.training_config import OPTIMIZERS, TrainingConfig
+from prx_model.teachers.online import OnlineTeacher
+from prx_model.training.config import OPTIMIZERS, TrainingConfig
+from prx_model.training.loop import train
+from prx_model.training.state import TrainState
 from sweeps.provenance import provenance
 
 ROUNDS = 3  # timed windows of --steps each, after one that is not timed

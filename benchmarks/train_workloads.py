@@ -12,7 +12,7 @@ from benchmarks.arithmetic import PASSES_IN_TRAINING, VisionTransformer, project
 from prx_model.batch import Batch
 from prx_model.model import PRXConfig
 from prx_model.repa import RepaConfig
-from prx_model.teachers import Teacher, hub_teacher, teacher_spec
+from prx_model.teachers.table import Teacher, hub_teacher, teacher_spec
 
 DINOV2, DINOV3 = "dinov2_vitl14_reg", "dinov3_vitl16"
 VIT_L = VisionTransformer(width=1024, layers=24, heads=16, mlp_width=4096, patch=14, num_prefix_tokens=5)

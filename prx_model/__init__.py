@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from prx_model.model import MODELS, PRX, PRXConfig
     from prx_model.repa import RepaConfig
     from prx_model.sampling import SamplerConfig, sample
-    from prx_model.teachers import TEACHERS, load_teacher
-    from prx_model.train_state import TrainState
-    from prx_model.training import train
-    from prx_model.training_config import TrainingConfig
+    from prx_model.teachers.table import TEACHERS, load_teacher
+    from prx_model.training.config import TrainingConfig
+    from prx_model.training.loop import train
+    from prx_model.training.state import TrainState
 
 _HOMES = {
     "Batch": "batch",
@@ -40,15 +40,15 @@ _HOMES = {
     "PRXConfig": "model",
     "RepaConfig": "repa",
     "SamplerConfig": "sampling",
-    "TEACHERS": "teachers",
-    "TrainState": "train_state",
-    "TrainingConfig": "training_config",
+    "TEACHERS": "teachers.table",
+    "TrainState": "training.state",
+    "TrainingConfig": "training.config",
     "export_model": "experiment",
-    "load_teacher": "teachers",
+    "load_teacher": "teachers.table",
     "open_experiment": "experiment",
     "prepare": "experiment",
     "sample": "sampling",
-    "train": "training",
+    "train": "training.loop",
 }
 
 __all__ = [

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from prx_model.data.manifest import LatentCard, Manifest
     from prx_model.data.store import EncodedStore, ImageCaptionStore
     from prx_model.experiment_config import DataConfig, ExperimentConfig
-    from prx_model.teacher_tokens import TeacherTokens
-    from prx_model.training import Batches
+    from prx_model.teachers.tokens import TeacherTokens
+    from prx_model.training.loop import Batches
 
     Store = ImageCaptionStore | EncodedStore
 

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from prx_model.data_source import Progress, batches_of, check_fits, manifest_of, open_store
-from prx_model.distributed import Workers
 from prx_model.evaluation import Evaluation, Pause
 from prx_model.experiment_config import SOURCES, DataConfig, EvaluationConfig, ExperimentConfig
 from prx_model.kept import Kept
 from prx_model.model import PRX
 from prx_model.objective import TrainingObjective
 from prx_model.sampling import sample
-from prx_model.teacher_tokens import prepare_teacher, teacher_tokens
-from prx_model.train_state import TrainState, evaluated_weights
-from prx_model.training import Batches, train
+from prx_model.teachers.tokens import prepare_teacher, teacher_tokens
+from prx_model.training.distributed import Workers
+from prx_model.training.loop import Batches, train
+from prx_model.training.state import TrainState, evaluated_weights
 from prx_model.yardstick import latent_space, suite_of, to_images
 
 if TYPE_CHECKING:
     from prx_model.latents import LatentSpace
     from prx_model.metrics.suite import MetricSuite, SuiteResult
-    from prx_model.online_teacher import OnlineTeacher
+    from prx_model.teachers.online import OnlineTeacher
 
 __all__ = [
     "SOURCES",
@@ -144,7 +144,7 @@ def open_experiment(
 
 def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObjective:
     """Fresh weights from config.seed. The model's are drawn first: runs that share a seed share them, REPA or not."""
-    from prx_model.teachers import TEACHERS
+    from prx_model.teachers.table import TEACHERS
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

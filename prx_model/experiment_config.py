@@ -9,7 +9,7 @@ from prx_model.metrics.samples import check_parts
 from prx_model.model import PRXConfig
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig
-from prx_model.training_config import TrainingConfig
+from prx_model.training.config import TrainingConfig
 
 SOURCES = ("openmoji", "store")
 

@@ -116,7 +116,7 @@ def _text_parts(card: PipelineCard) -> tuple[Any, Any]:
     if card.text_encoder.package:
         encoder, tokenizer = _packaged_text_parts(card.text_encoder)
     else:
-        from prx_model.data.hub_text import text_encoder_of
+        from prx_model.encoding.hub_text import text_encoder_of
 
         loaded = text_encoder_of(card.text_encoder, max_text_tokens=card.max_text_tokens)
         encoder, tokenizer = loaded.model, loaded.tokenizer
@@ -127,7 +127,7 @@ def _text_parts(card: PipelineCard) -> tuple[Any, Any]:
 def _packaged_text_parts(card: TextEncoderCard) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
-    from prx_model.data.text import MINILM_DISTRIBUTION, MINILM_PACKAGE, MINILM_SHA256
+    from prx_model.encoding.text import MINILM_DISTRIBUTION, MINILM_PACKAGE, MINILM_SHA256
     from prx_model.pretrained import packaged_file
 
     if card.package != MINILM_DISTRIBUTION:

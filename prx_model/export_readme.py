@@ -109,7 +109,7 @@ def _autoencoder(card: LatentCard) -> list[str]:
 
 
 def _packaged_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[list[Import], list[str]]:
-    from prx_model.data.text import MINILM_PACKAGE
+    from prx_model.encoding.text import MINILM_PACKAGE
 
     imports = [("importlib.util", "find_spec"), ("transformers", "AutoModel"), ("transformers", "AutoTokenizer")]
     return imports, [
@@ -121,7 +121,7 @@ def _packaged_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[list[Im
 
 
 def _hub_text(card: TextEncoderCard, max_text_tokens: int) -> tuple[list[Import], list[str]]:
-    from prx_model.data.hub_text import tokenizer_home
+    from prx_model.encoding.hub_text import tokenizer_home
 
     home = HubSource.parse(card.name, card.revision or "main")
     imports = [("torch", ""), ("transformers", "AutoTokenizer")]

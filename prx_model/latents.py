@@ -9,9 +9,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prx_model.hub import HubSource, check_filled, quietly, unavailable
-from prx_model.hub_teachers import weights_digest
 from prx_model.pretrained import Frozen
 from prx_model.sampling import pixels_to_images
+from prx_model.teachers.hub_families import weights_digest
 
 if TYPE_CHECKING:
     from prx_model.data.manifest import LatentCard

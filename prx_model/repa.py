@@ -24,7 +24,7 @@ SPATIAL_NORM_EPS = 1e-6
 class RepaConfig:
     """REPA's settings. The baseline is no RepaConfig at all.
 
-    teacher: a name of `prx_model.teachers.TEACHERS`.
+    teacher: a name of `prx_model.teachers.table.TEACHERS`.
     depth: the block whose output is aligned, 1-based (1 is the first block's output).
     weight: factor of the alignment loss, above 0. Published: 0.5 (REPA, PRX).
     projector: 'mlp' (three linear layers with SiLU: REPA) or 'conv3x3' (one 3x3 convolution: iREPA, arXiv 2512.10794).

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from prx_model.distributed import whole_weights
 from prx_model.model import PRX
+from prx_model.training.distributed import whole_weights
 
 Velocity = Callable[[Tensor, float], Tensor]
 PRECISIONS = ("fp32", "bf16")

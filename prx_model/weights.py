@@ -57,7 +57,7 @@ def metric_needs(metric: str) -> list[Need]:
 def teacher_needs(teacher: str) -> list[Need]:
     """What a teacher of TEACHERS is made of. Raises ValueError on an unknown one."""
     from prx_model.metrics.features import EXTRACTORS
-    from prx_model.teachers import teacher_spec
+    from prx_model.teachers.table import teacher_spec
 
     spec = teacher_spec(teacher)
     what = f"teacher {teacher}"
@@ -80,7 +80,7 @@ def autoencoder_needs(source: str, revision: str = "main") -> list[Need]:
 
 def text_encoder_needs(source: str, revision: str = "main", *, gated: bool | None = None) -> list[Need]:
     """What a text encoder and its tokenizer are made of, named as HubTextEncoder takes them."""
-    from prx_model.data.hub_text import TOKENIZER_OF
+    from prx_model.encoding.hub_text import TOKENIZER_OF
 
     model = HubSource.parse(source, revision)
     tokenizer = model.beside(TOKENIZER_OF.get(model.subfolder, model.subfolder))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sweeps import encode_command
+from sweeps.encoding import command as encode_command
 
 EXIT_INTERRUPTED = 130
 COMMANDS = {"encode": encode_command}

@@ -16,9 +16,9 @@ from prx_model.metrics.samples import nested_counts
 from prx_model.model import PRX, count_parameters
 from prx_model.objective import TrainingObjective
 from prx_model.sampling import sample
-from prx_model.train_state import TrainState
-from prx_model.training import optimizer_step
-from prx_model.training_config import ADAMW, MUON
+from prx_model.training.config import ADAMW, MUON
+from prx_model.training.loop import optimizer_step
+from prx_model.training.state import TrainState
 from sweeps.config import listing
 from sweeps.ledger import Ledger
 from sweeps.preflight import stored_manifest, weight_findings

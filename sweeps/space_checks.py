@@ -9,8 +9,8 @@ from typing import Any
 from prx_model.experiment import EvaluationConfig, ExperimentConfig
 from prx_model.metrics.features import EXTRACTORS
 from prx_model.metrics.table import METRICS, network_of
-from prx_model.teachers import TEACHERS
-from prx_model.training_config import COSINE, MUON
+from prx_model.teachers.table import TEACHERS
+from prx_model.training.config import COSINE, MUON
 from sweeps.config import ConfigError, nearest
 from sweeps.space import SearchSpace
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prx_model.checkpoints import Checkpoints
-from prx_model.distributed import Workers
+from prx_model.training.checkpoints import Checkpoints
+from prx_model.training.distributed import Workers
 from sweeps.storage import SweepPaths
 
 HEARTBEAT_S = 2.0

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prx_model.checkpoints import CheckpointError, Checkpoints
-from prx_model.distributed import Workers, joined_workers
 from prx_model.evaluation import Evaluation, Pause
 from prx_model.experiment import Experiment, ExperimentConfig, open_experiment
 from prx_model.kept import Kept
 from prx_model.metrics.suite import SuiteResult
-from prx_model.window import DivergedError
+from prx_model.training.checkpoints import CheckpointError, Checkpoints
+from prx_model.training.distributed import Workers, joined_workers
+from prx_model.training.window import DivergedError
 from sweeps.config import load_config
 from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge

@@ -17,7 +17,7 @@ from benchmarks.train_workloads import DINOV2, DINOV3, VIT_TOY, random_teacher
 from prx_model.model import PRX, PRXConfig
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
-from prx_model.training_config import TrainingConfig
+from prx_model.training.config import TrainingConfig
 from tests.models import random_batch
 
 CONFIGS = [

@@ -31,7 +31,7 @@ from prx_model.data.manifest import (
     json_sha256,
 )
 from prx_model.data.shards import Row, encode_image, write_null_text, write_shards
-from prx_model.data.text import MINILM_DISTRIBUTION, MINILM_SHA256, MiniLmEncoder
+from prx_model.encoding.text import MINILM_DISTRIBUTION, MINILM_SHA256, MiniLmEncoder
 
 Progress = Callable[[str, int, int], None]
 

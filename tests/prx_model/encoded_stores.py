@@ -15,8 +15,8 @@ from prx_model.data.durable import write_file
 from prx_model.data.manifest import ImageCard, LatentCard, Manifest, SourceCard, TeacherCard, TextEncoderCard
 from prx_model.data.shards import Row, encode_image, write_null_text, write_shards
 from prx_model.latents import LatentSpace, load_latent_space
-from prx_model.teachers import TEACHERS, Teacher, load_teacher
-from tests.prx_model.test_hub_teachers import PATCH, tiny_model
+from prx_model.teachers.table import TEACHERS, Teacher, load_teacher
+from tests.prx_model.teachers.test_hub_families import PATCH, tiny_model
 
 RESOLUTION = 32
 TEXT_WIDTH = 12

@@ -24,8 +24,8 @@ from prx_model.compiled import (
 )
 from prx_model.model import PRX, PRXConfig
 from prx_model.sampling import SamplerConfig, sample
-from prx_model.train_state import TrainState
-from prx_model.training_config import TrainingConfig
+from prx_model.training.config import TrainingConfig
+from prx_model.training.state import TrainState
 from tests.models import random_batch, randomised
 from tests.prx_model.training_runs import FAST, Repeated, everything, objective_of, run, same
 

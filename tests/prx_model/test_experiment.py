@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from prx_model import experiment as module
-from prx_model.distributed import Workers
 from prx_model.experiment import DataConfig, EvaluationConfig, Experiment, ExperimentConfig, open_experiment
 from prx_model.metrics.suite import MetricSuite
 from prx_model.model import MODELS
 from prx_model.sampling import SamplerConfig
-from prx_model.train_state import TrainState
+from prx_model.training.distributed import Workers
+from prx_model.training.state import TrainState
 from tests.prx_model.metrics.conftest import held_out
 from tests.prx_model.metrics.test_suite import suite
 from tests.prx_model.training_runs import FAST, REPA, Repeated, everything, objective_of, same

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from prx_model.data.hub_text import HubTextEncoder
 from prx_model.data.manifest import TextEncoderCard
-from prx_model.data.text import MINILM_DISTRIBUTION, MiniLmEncoder
+from prx_model.encoding.hub_text import HubTextEncoder
+from prx_model.encoding.text import MINILM_DISTRIBUTION, MiniLmEncoder
 from prx_model.export import PipelineCard, export_pipeline, scheduler_of
 from prx_model.latents import load_latent_space
 from prx_model.model import MODELS, PRX, PRXConfig

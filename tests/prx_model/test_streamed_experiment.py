@@ -28,7 +28,7 @@ from prx_model.latents import load_latent_space
 from prx_model.model import PRX, PRXConfig
 from prx_model.repa import RepaConfig
 from prx_model.sampling import SamplerConfig
-from prx_model.teacher_tokens import TeacherTokens, teacher_tokens
+from prx_model.teachers.tokens import TeacherTokens, teacher_tokens
 from prx_model.yardstick import to_images
 from tests.prx_model.encoded_stores import (
     MAX_TEXT_TOKENS,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from prx_model.batch import Batch
-from prx_model.device_batches import on_device
-from prx_model.train_state import TrainState
-from prx_model.training import train
+from prx_model.training.device_batches import on_device
+from prx_model.training.loop import train
+from prx_model.training.state import TrainState
 from tests.prx_model.training_runs import FAST, REPA, Repeated, objective_of, weight_sums
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -15,7 +15,7 @@ import pytest
 from prx_model.hub import HubSource
 from prx_model.metrics.features import INCEPTION_ADDRESS
 from prx_model.metrics.table import METRICS
-from prx_model.teachers import TEACHERS
+from prx_model.teachers.table import TEACHERS
 from prx_model.weight_homes import CONFIG, TRANSFORMERS_WEIGHTS, CheckpointFile, HubModel, Packages
 from prx_model.weights import (
     Need,

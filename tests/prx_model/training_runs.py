@@ -15,9 +15,9 @@ from prx_model.metrics.suite import SuiteResult
 from prx_model.model import MODELS, PRX
 from prx_model.objective import TrainingObjective
 from prx_model.repa import RepaConfig
-from prx_model.train_state import TrainState
-from prx_model.training import Evaluation, train
-from prx_model.training_config import TrainingConfig
+from prx_model.training.config import TrainingConfig
+from prx_model.training.loop import Evaluation, train
+from prx_model.training.state import TrainState
 from tests.models import random_batch, randomised
 
 TEACHER_WIDTH = 6

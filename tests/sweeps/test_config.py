@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prx_model.experiment import ExperimentConfig
 from prx_model.model import PRXConfig
 from prx_model.repa import RepaConfig
-from prx_model.training_config import TrainingConfig
+from prx_model.training.config import TrainingConfig
 from sweeps.config import ConfigError, fingerprint, load_config, nearest, override, setting_paths, shown, to_plain
 
 WITH_REPA = ExperimentConfig(repa=RepaConfig(teacher="dinov2s_saliency", depth=2, weight=0.5))

@@ -16,17 +16,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from prx_model.data.encode_plan import WORK_FOLDER
-from prx_model.data.encode_unit import CARDS_FOLDER
-from prx_model.data.encoding import Encoder
-from prx_model.data.listing import SourceItem
 from prx_model.data.manifest import Manifest
 from prx_model.data.shards import decode_image
 from prx_model.data.store import EncodedStore, ImageCaptionStore
-from prx_model.data.store_folder import StoreFolder
+from prx_model.encoding.encoder import Encoder
+from prx_model.encoding.listing import SourceItem
+from prx_model.encoding.plan import WORK_FOLDER
+from prx_model.encoding.store_folder import StoreFolder
+from prx_model.encoding.unit import CARDS_FOLDER
 from sweeps import cluster, main
-from sweeps.encode_command import request_of
-from sweeps.encode_worker import Tally, UnitActor, Worker
+from sweeps.encoding.command import request_of
+from sweeps.encoding.worker import Tally, UnitActor, Worker
 from tests.picture_sources import pairs, write_folder, write_parquet
 from tests.s3_server import file_system
 
@@ -254,7 +254,7 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(what, tmp_path, monkeyp
 
 
 def test_two_encoders_of_one_store_are_refused(tmp_path, monkeypatch, capsys):
-    from sweeps.encode_request import only_encoder
+    from sweeps.encoding.request import only_encoder
 
     monkeypatch.setattr(cluster, "connect", lambda *_: pytest.fail("Ray was started"))
     source = write_folder(tmp_path / "source", PAIRS)

@@ -4,13 +4,13 @@ import time
 
 import yaml
 
-from prx_model.data.encode_plan import Plan
-from prx_model.data.encode_unit import UnitCard
-from prx_model.data.listing import Source
 from prx_model.data.manifest import Skipped
+from prx_model.encoding.listing import Source
+from prx_model.encoding.plan import Plan
+from prx_model.encoding.unit import UnitCard
 from prx_model.experiment import DataConfig
-from sweeps.encode import Progress, failures, reason_of
-from sweeps.encode_progress import EncodeWatch, data_section, first_examples, pace
+from sweeps.encoding.job import Progress, failures, reason_of
+from sweeps.encoding.progress import EncodeWatch, data_section, first_examples, pace
 from tests.stores import write_store
 
 PLAN = Plan(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prx_model.teachers import TEACHERS
+from prx_model.teachers.table import TEACHERS
 from sweeps.config import load_config, override
 from sweeps.space import SpaceError
 from sweeps.space_file import resolve

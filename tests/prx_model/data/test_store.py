@@ -15,7 +15,7 @@ import torch
 from prx_model.data.heldout import HeldOut
 from prx_model.data.manifest import Manifest
 from prx_model.data.store import ImageCaptionStore
-from prx_model.data.text import MiniLmEncoder
+from prx_model.encoding.text import MiniLmEncoder
 
 
 @pytest.fixture

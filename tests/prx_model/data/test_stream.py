@@ -24,7 +24,7 @@ from prx_model.data.ranges import CachedRanges
 from prx_model.data.shards import Row, decode_image
 from prx_model.data.store import EncodedStore
 from prx_model.data.stream import BATCHES_AHEAD, STEPS_AHEAD, StreamReader
-from prx_model.training import Batches
+from prx_model.training.loop import Batches
 from tests.flaky_server import Troubles, flaky_server
 from tests.s3_server import file_system
 from tests.stores import LONGEST, make_rows, write_store

@@ -18,7 +18,7 @@ from prx_model.metrics.features import (
 )
 from prx_model.metrics.reference import ReferenceStatistics
 from prx_model.metrics.table import METRICS
-from prx_model.teachers import TEACHERS
+from prx_model.teachers.table import TEACHERS
 from tests.prx_model.metrics.conftest import random_images, tiny_extractor
 
 
