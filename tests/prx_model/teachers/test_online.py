@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.prx_model.teachers.test_hub_families import FAMILIES
 from torch import nn
 from torch.nn import functional
 
@@ -13,6 +12,7 @@ from prx_model.repa import RepaConfig, spatially_normalised
 from prx_model.teachers.online import OnlineTeacher, online_teacher
 from prx_model.teachers.table import TEACHERS, Teacher, hub_teacher
 from tests.prx_model.encoded_stores import saved_teacher
+from tests.prx_model.teachers.test_hub_families import FAMILIES
 
 GRID = (6, 6)
 
