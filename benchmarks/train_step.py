@@ -5,8 +5,8 @@
 
 Ours is `prx_model.training.loop.train` itself with all that it does: batches from the host's memory, draws, REPA's
 teacher looking at the images of every batch, clipping, AdamW, losses read back. The plain loop is diffusers' module as
-it comes with MSE and torch's AdamW, on a batch that lies on the device already. Teachers have the shape of the published
-ones and random weights: speed does not depend on the weights.
+it comes with MSE and torch's AdamW, on a batch that lies on the device already. Teachers have the shape of the
+published ones and random weights: speed does not depend on the weights.
 
 The arithmetic is counted by formula (benchmarks/arithmetic.py): three passes through model and projector, one through
 the teacher. The matmul rate is measured beside every case, in the same precision: a share of it compares across
