@@ -1,6 +1,6 @@
 """How many samples a second the streaming reader gives, against Parquet alone on the same bytes, all in one run.
 
-    python benchmarks/reader.py --folder /tmp/reader --rows 8192 [--s3-rows 1024] [--rounds 3]
+    python benchmarks/reader.py --folder cache/reader --rows 8192 [--s3-rows 1024] [--rounds 3]
 
 The data set is synthetic, of the cluster's shapes: latents 16 x 32 x 32 and 100 text tokens of width 2304, both float16
 and random bits, since no reader looks at values; 256 px JPEG images of smoothed noise. 8,192 rows take 4 GB and are
