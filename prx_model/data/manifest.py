@@ -189,7 +189,9 @@ class Manifest:
         return json_sha256(fields)
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=1, ensure_ascii=False) + "\n"
+        fields = {**asdict(self), "fingerprint": self.fingerprint}
+        # The fingerprint leaves out how things are packed, where readers are to look for them, and their checksums.
+        return json.dumps({**fields, "checksum": json_sha256(fields)}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, location: Path | str) -> Manifest:
@@ -208,6 +210,8 @@ class Manifest:
             got = fields.pop("format_version")
             if got != FORMAT_VERSION:
                 raise ValueError(f"format version is {got}, this code reads {FORMAT_VERSION}")
+            checksum = fields.pop("checksum")
+            found = json_sha256(fields | {"format_version": got})
             recorded = fields.pop("fingerprint")
             fields["source"] = SourceCard(**fields["source"])
             fields["text_encoder"] = TextEncoderCard(**fields["text_encoder"])
@@ -222,6 +226,8 @@ class Manifest:
             manifest = cls(**fields)
             if recorded != manifest.fingerprint:
                 raise ValueError(f"fingerprint is {manifest.fingerprint}, recorded {recorded}")
+            if checksum != found:
+                raise ValueError(f"its checksum is {found}, recorded {checksum}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged or foreign ({error}); delete {location} and run again") from error
         return manifest

@@ -224,7 +224,7 @@ def test_a_reference_holds_no_other_weights_and_names_where_they_are(homes, tmp_
     assert said["components"] == "reference"
     assert said["latents"]["autoencoder"] == str(homes / "AutoencoderKL")
     assert said["text_encoder"]["weight_sha256"] == card.text_encoder.weight_sha256
-    assert said["sampler"] == {"steps": 4, "guidance": 3.5, "shift": 1.0}
+    assert said["sampler"] == {"steps": 4, "guidance": 3.5, "shift": 1.0, "precision": "fp32"}
     with pytest.raises(ValueError, match="text_encoder"):
         loaded(tmp_path / "model")
 
