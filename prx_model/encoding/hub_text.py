@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prx_model.encoding.text import states_by_length
 from prx_model.hub import HubSource, check_filled, quietly, unavailable
 from prx_model.teachers.hub_families import weights_digest
 
@@ -83,21 +83,7 @@ class HubTextEncoder:
         """
         if not captions:
             return []
-        ids = self._ids(captions, cut=True)
-        by_length: defaultdict[int, list[int]] = defaultdict(list)
-        for index, tokens in enumerate(ids):
-            by_length[len(tokens)].append(index)
-        states: list[Tensor] = [torch.empty(0)] * len(ids)
-        done = 0
-        for indices in by_length.values():
-            for start in range(0, len(indices), self.batch_size):
-                chosen = indices[start : start + self.batch_size]
-                for index, state in zip(chosen, self._encode([ids[i] for i in chosen]), strict=True):
-                    states[index] = state
-                done += len(chosen)
-                if progress is not None:
-                    progress(done, len(ids))
-        return states
+        return states_by_length(self._ids(captions, cut=True), self._encode, self.batch_size, progress)
 
     def num_cut(self, captions: Sequence[str]) -> int:
         """How many captions are longer than `max_text_tokens` and lose their end."""

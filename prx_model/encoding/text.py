@@ -65,27 +65,41 @@ class MiniLmEncoder:
         if not captions:
             return []
         ids = self._tokenizer(list(captions), truncation=True, max_length=self.max_text_tokens)["input_ids"]
-        by_length: defaultdict[int, list[int]] = defaultdict(list)
-        for index, tokens in enumerate(ids):
-            by_length[len(tokens)].append(index)
-        states: list[Tensor] = [torch.empty(0)] * len(ids)
-        done = 0
-        # Captions of one length go together: no padding to compute, none that could leak into a real token's state.
-        for indices in by_length.values():
-            for start in range(0, len(indices), self.batch_size):
-                chosen = indices[start : start + self.batch_size]
-                hidden = self._model(input_ids=torch.tensor([ids[i] for i in chosen])).last_hidden_state
-                for index, state in zip(chosen, hidden, strict=True):
-                    states[index] = state.float()
-                done += len(chosen)
-                if progress is not None:
-                    progress(done, len(ids))
-        return states
+        return states_by_length(ids, self._encode, self.batch_size, progress)
+
+    def _encode(self, ids: list[list[int]]) -> Float[Tensor, "B L E"]:
+        return self._model(input_ids=torch.tensor(ids)).last_hidden_state.float()
 
     def num_cut(self, captions: Sequence[str]) -> int:
         """How many captions are longer than `max_text_tokens` and lose their end."""
         ids = self._tokenizer(list(captions))["input_ids"]
         return sum(len(tokens) > self.max_text_tokens for tokens in ids)
+
+
+def states_by_length(
+    ids: Sequence[list[int]],
+    encode: Callable[[list[list[int]]], Float[Tensor, "B L E"]],
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Float[Tensor, "_ E"]]:
+    """The states that `encode` makes of each caption's token ids, in the order given.
+
+    Captions of one length go together: no padding to compute, none that could leak into a real token's state.
+    """
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for index, tokens in enumerate(ids):
+        by_length[len(tokens)].append(index)
+    states: list[Tensor] = [torch.empty(0)] * len(ids)
+    done = 0
+    for indices in by_length.values():
+        for start in range(0, len(indices), batch_size):
+            chosen = indices[start : start + batch_size]
+            for index, state in zip(chosen, encode([ids[i] for i in chosen]), strict=True):
+                states[index] = state
+            done += len(chosen)
+            if progress is not None:
+                progress(done, len(ids))
+    return states
 
 
 @contextmanager
