@@ -105,8 +105,8 @@ def plain_loop(config: PRXConfig, work: Workload, batch: Batch, device: torch.de
     """diffusers' module as it comes, and one step of the loop that anyone would write around it."""
     from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
 
-    model: Any = PRXTransformer2DModel(**asdict(config), axes_dim=config.axes_dim)
-    model.to(device)
+    with device:
+        model: Any = PRXTransformer2DModel(**asdict(config), axes_dim=config.axes_dim)
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:

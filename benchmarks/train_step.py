@@ -41,7 +41,7 @@ from prx_model.evaluation import Evaluation
 from prx_model.metrics.suite import SuiteResult
 from prx_model.model import MODELS, PRX
 from prx_model.objective import TrainingObjective
-from prx_model.teachers.online import OnlineTeacher
+from prx_model.teachers.online import made_ready
 from prx_model.training.config import OPTIMIZERS, TrainingConfig
 from prx_model.training.loop import train
 from prx_model.training.state import TrainState
@@ -90,15 +90,17 @@ def train_ours(bench: Bench, case: Case) -> Iterator[tuple[float, float]]:
     )
     repa = None if case.teacher is None else bench.repa(case.teacher)
     width = None if case.teacher is None else bench.teacher_shape(case.teacher).width
-    model = PRX(bench.config)
-    if bench.attention is not None:
-        model.transformer.set_attention_backend(bench.attention)
-    null_text = torch.zeros(1, bench.config.context_in_dim)
-    objective = TrainingObjective(model, null_text, repa=repa, teacher_width=width).to(bench.device)
+    with bench.device:
+        model = PRX(bench.config)
+        if bench.attention is not None:
+            model.transformer.set_attention_backend(bench.attention)
+        null_text = torch.zeros(1, bench.config.context_in_dim)
+        objective = TrainingObjective(model, null_text, repa=repa, teacher_width=width)
     teacher = None
     if case.teacher is not None:
-        network = random_teacher(case.teacher, bench.teacher_shape(case.teacher)).to(bench.device)
-        teacher = OnlineTeacher(network, bench.work.precision)
+        with bench.device:
+            network = random_teacher(case.teacher, bench.teacher_shape(case.teacher))
+        teacher = made_ready(network, bench.device, bench.work.precision, compiled=case.compiled)
     source = Endless(host_batch(bench, case.batch))
     state = TrainState(objective, config)
     for it in train(state, source, config, seed=0, evaluate=unlooked, teacher=teacher):
@@ -224,8 +226,7 @@ def page(bench: Bench, readings: Sequence[Reading], options: argparse.Namespace)
     changed = ", with changes" if made["dirty"] else ""
     yield f"{made['hardware']}; on {bench.device}; Python {made['python']}, {versions}."
     yield f"Commit {made['commit'][:12]}{changed}."
-    tf32 = "TF32" if options.tf32 else "fp32"
-    yield f"Ours with {bench.optimizer}; attention {bench.attention or 'native'}; the projector's products in {tf32}."
+    yield f"Ours with {bench.optimizer}; attention {bench.attention or 'native'}."
     yield f"Command: `{made['command']}`\n"
     yield from rows(readings)
     yield "\n| REPA's price | batch | time | arithmetic | ratio |\n|---|---|---|---|---|"
@@ -246,14 +247,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help="of ours")
     parser.add_argument("--attention", help="a backend of diffusers for ours, such as _native_cudnn")
-    parser.add_argument("--tf32", action="store_true", help="let products in fp32 round their factors to TF32")
+    parser.add_argument("--compiled", action="store_true", help="leave out what is eager, but for the plain loop")
     parser.add_argument("--json", type=Path, help="write all readings there too")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    torch.backends.cuda.matmul.allow_tf32 = options.tf32
     work = WORKLOADS[options.model]
     bench = Bench(
         config=MODELS[options.model],
@@ -263,9 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         optimizer=options.optimizer,
         attention=options.attention,
     )
-    compiled = not options.eager and can_compile(bench.device)
+    kinds = [kind for kind, left_out in ((False, options.compiled), (True, options.eager)) if not left_out]
+    if True in kinds and not can_compile(bench.device):
+        kinds = [False]
     readings = []
-    for case in bench.cases(options.batch or work.batch, options.teachers, compiled=compiled):
+    for case in bench.cases(options.batch or work.batch, options.teachers, kinds):
         readings.append(measure(bench, case))
         print(f"{case.name}, batch {case.batch}: {readings[-1].images_per_s:.1f} images/s", file=sys.stderr, flush=True)
     print("\n".join(page(bench, readings, options)))

@@ -76,11 +76,12 @@ class Bench:
     optimizer: str = "adamw"
     attention: str | None = None
 
-    def cases(self, batches: Sequence[int], teachers: Sequence[str], *, compiled: bool) -> Iterator[Case]:
+    def cases(self, batches: Sequence[int], teachers: Sequence[str], kinds: Sequence[bool]) -> Iterator[Case]:
+        """kinds: compiled or not, one or both."""
         macs = PASSES_IN_TRAINING * prx_macs(self.config, side=self.work.side, text_tokens=self.work.text_tokens)
         for batch in batches:
             yield Case(name="plain diffusers loop, eager", batch=batch, macs=macs)
-            for is_compiled in (False, True)[: 1 + compiled]:
+            for is_compiled in kinds:
                 kind = "compiled" if is_compiled else "eager"
                 yield Case(name=f"ours, {kind}", batch=batch, macs=macs, compiled=is_compiled)
                 for teacher in teachers:

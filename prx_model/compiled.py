@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sysconfig
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from prx_model.model import PRX
 
@@ -42,12 +44,17 @@ def compile_blocks(model: PRX) -> None:
     compiled is an error, never a silent return to eager.
     Raises ValueError where this machine has nothing to compile with.
     """
-    check_toolchain(next(model.parameters()).device)
-    _allow_recompiles()
     # We know: on a CPU it calls ATen for them, which is the quickest there (see attention.turned).
     warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex operators")
-    for block in model.transformer.blocks:
-        block.compile(fullgraph=True, dynamic=False, options=OPTIONS)
+    compile_each(model.transformer.blocks)
+
+
+def compile_each(modules: Iterable[nn.Module]) -> None:
+    """The same for any modules that are alike."""
+    for module in modules:
+        check_toolchain(next(module.parameters()).device)
+        _allow_recompiles()
+        module.compile(fullgraph=True, dynamic=False, options=OPTIONS)
 
 
 def check_toolchain(device: torch.device) -> None:

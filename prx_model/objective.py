@@ -71,7 +71,7 @@ class TrainingObjective(nn.Module):
         if self.repa.spatial_norm is not None:
             tokens = spatially_normalised(tokens, self.repa.spatial_norm)
         grid = self.model.config.token_grid(*batch.clean.shape[-2:])
-        # The projector computes in fp32 under any autocast: stored or run in bf16 it costs quality (seen in the wild).
+        # The projector is fp32 under any autocast: stored or run in bf16 it costs quality (seen in the wild).
         with torch.autocast(hidden.device.type, enabled=False):
             return alignment_loss(self.projector(hidden.float(), grid), tokens)
 

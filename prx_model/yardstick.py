@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prx_model.data_source import heldout_of, sample_shape
+from prx_model.float32 import full_float32
 from prx_model.kept import Kept
-from prx_model.metrics.precision import full_float32
 from prx_model.sampling import pixels_to_images
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prx_model.float32 import full_float32
 from prx_model.hub import HubSource
 from prx_model.metrics.names import known
-from prx_model.metrics.precision import full_float32
 from prx_model.pretrained import Frozen, Normalize, resize_bicubic, unit_range
 from prx_model.teachers.hub_families import CLIP_MEAN, CLIP_STD, DINOV2_REG, HubFamily, load_hub_model, weights_digest
 from prx_model.weight_homes import CONFIG, TRANSFORMERS_WEIGHTS, CheckpointFile, HubModel, Packages

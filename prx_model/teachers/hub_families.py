@@ -90,6 +90,12 @@ class HubBackbone(Frozen):
         return self.family.run(self.model, self.normalize(image))[:, self.num_prefix_tokens :]
 
 
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """A Vision Transformer's layers: its longest list of modules, where nearly all of its arithmetic is."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len, default=()))
+
+
 def weights_digest(model: nn.Module) -> str:
     """16 hex digits over all weights, blind to their names, which transformers changes from release to release."""
     digests = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from prx_model.compiled import is_compiled
 from prx_model.data_source import token_grid
 from prx_model.kept import Kept
 from prx_model.teachers.online import OnlineTeacher, online_teacher
@@ -48,7 +49,8 @@ def teacher_tokens(
         return TeacherTokens(cached=_cached(config, store, cache, kept))
     if _is_stored(config, store.manifest, kept):
         return TeacherTokens(stored=config.repa.teacher)
-    return TeacherTokens(online=online_teacher(config.repa, device, kept))
+    compiled = is_compiled(config.training.compile, torch.device(device))
+    return TeacherTokens(online=online_teacher(config.repa, device, kept, compiled=compiled))
 
 
 def prepare_teacher(

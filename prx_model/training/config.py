@@ -34,7 +34,8 @@ class TrainingConfig:
     ema_decay: decay of the averaged weights that evaluations use, in (0, 1), warmed up as min(decay, (1+n)/(10+n));
         None evaluates the raw weights.
     caption_dropout: probability that a caption is replaced by the empty one, for classifier-free guidance.
-    precision: 'bf16' is autocast over fp32 weights.
+    precision: 'bf16' is autocast over fp32 weights. What autocast leaves in fp32, REPA's projector, then has the
+        factors of its products rounded to TF32 (11 bits) on a GPU; sums, weights and all else stay fp32.
     gradient_checkpointing: keep only the inputs of the model's blocks for the backward pass, which computes the rest
         anew: less memory, about a third more arithmetic, equal values (Chen et al., arXiv 1604.06174).
     parallel: how several workers hold the model: 'ddp' (each holds all of it) or 'fsdp' (each a part).

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from prx_model.kept import Kept
 from prx_model.repa import RepaConfig, spatially_normalised
-from prx_model.teachers.online import OnlineTeacher, online_teacher
+from prx_model.teachers.hub_families import layers_of
+from prx_model.teachers.online import OnlineTeacher, made_ready, online_teacher
 from prx_model.teachers.table import TEACHERS, Teacher, hub_teacher
 from tests.prx_model.encoded_stores import saved_teacher
 from tests.prx_model.teachers.test_hub_families import FAMILIES
@@ -44,6 +45,26 @@ def test_bf16_tokens_point_where_those_of_fp32_do(name: str) -> None:
     assert functional.cosine_similarity(exact, rounded, dim=-1).min() > 0.999
     normed = (spatially_normalised(tokens, 0.6) for tokens in (exact, rounded))
     assert functional.cosine_similarity(*normed, dim=-1).min() > 0.999
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_that_are_stored_as_bf16_make_the_tokens_that_autocast_makes(name: str) -> None:
+    expected = OnlineTeacher(small_vit(name), "bf16")(pictures(), GRID)
+    teacher = small_vit(name)
+    ready = made_ready(teacher, "cpu", "bf16")
+    assert torch.equal(ready(pictures(), GRID), expected)
+    linear = [module for layer in layers_of(teacher) for module in layer.modules() if isinstance(module, nn.Linear)]
+    assert len(linear) >= 6 * 4
+    stored = {id(parameter) for module in linear for parameter in module.parameters()}
+    assert {p.dtype for p in teacher.parameters() if id(p) in stored} == {torch.bfloat16}
+    assert {p.dtype for p in teacher.parameters() if id(p) not in stored} == {torch.float32}
+
+
+def test_in_fp32_a_teacher_stays_as_it_is() -> None:
+    teacher = small_vit("dinov3_vits16")
+    expected = teacher(pictures(), GRID)
+    assert torch.equal(made_ready(teacher, "cpu", "fp32")(pictures(), GRID), expected)
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
 
 
 def test_tokens_do_not_depend_on_the_callers_autocast() -> None:
@@ -86,9 +107,11 @@ def test_one_teachers_weights_are_kept_at_a_time(tmp_path, monkeypatch: pytest.M
     def opened(name: str, precision: str = "bf16") -> OnlineTeacher:
         return online_teacher(RepaConfig(teacher=name, depth=1, weight=1.0, teacher_precision=precision), "cpu", kept)
 
-    first, again = opened("tiny_a"), opened("tiny_a", "fp32")
-    assert first._teacher is again._teacher
-    assert (first.name, first.precision, again.precision) == ("tiny_a", "bf16", "fp32")
+    first = opened("tiny_a")
+    assert opened("tiny_a") is first
+    exact = opened("tiny_a", "fp32")
+    assert (first.name, first.precision, exact.precision) == ("tiny_a", "bf16", "fp32")
+    assert {p.dtype for p in exact._teacher.parameters()} == {torch.float32}, "loaded anew, not rounded already"
     opened("tiny_b")
     assert kept.count("online teacher") == 1
-    assert opened("tiny_a")._teacher is not first._teacher
+    assert opened("tiny_a") is not first

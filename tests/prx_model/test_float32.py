@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn, mkldnn
 
+from prx_model.float32 import full_float32, tf32_products
 from prx_model.metrics.features import FeatureExtractor
-from prx_model.metrics.precision import full_float32
 from tests.prx_model.metrics.conftest import random_images
 
 
@@ -94,3 +94,15 @@ def test_settings_come_back_after_an_error() -> None:
         raise ZeroDivisionError
     assert readings() == before
     assert before["conv"] == before["cuda.matmul"] == "tf32"
+
+
+@pytest.mark.parametrize("trainer", [defaults, older_settings, medium])
+def test_steps_may_round_to_tf32_and_nothing_else_may(trainer: Callable[[], None]) -> None:
+    trainer()
+    before = readings()
+    with tf32_products():
+        assert readings() | {"matmul": "high", "cublas": True, "cuda.matmul": "tf32"} == readings()
+        with full_float32():
+            assert readings() == FULL
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert readings() == before
