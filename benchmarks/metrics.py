@@ -150,7 +150,7 @@ def features(name: str, options: argparse.Namespace) -> Callable[[], Tensor]:
 def image_rows(options: argparse.Namespace) -> Iterator[Row]:
     guided = f"guidance {options.guidance:g}" if options.guidance != 1 else "no guidance"
     what = f"samples: {options.model}, {options.steps} steps, {guided}, {options.precision}"
-    for compiled in (False, True):
+    for compiled in (False,) if options.eager else (False, True):
         kind = "compiled" if compiled else "eager"
         yield Row(
             what=f"{what}, {kind}", count=options.batch, make=lambda compiled=compiled: sampling(options, compiled)
@@ -249,6 +249,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samples", type=int, default=10_000, help="features of each set that distances are taken of")
     parser.add_argument("--decode", action="store_true", help="time Flux's decoder too")
+    parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, help="of the CPU; torch's own choice without it")
