@@ -50,7 +50,7 @@ def fare(
                 break
         samples += max(seen[step])
         verdict = judge(seen, baselines, config, num_steps=num_steps, mode=mode)
-        strikes[step] = verdict.judged_step == step and verdict.gap is not None and verdict.gap > config.margin
+        strikes[step] = verdict.judged_step == step and step in verdict.struck
         if verdict.stop and step < num_steps:
             return Course(stopped=step, strikes=strikes, samples=samples, evaluations=len(strikes))
     return Course(stopped=None, strikes=strikes, samples=samples, evaluations=len(strikes))

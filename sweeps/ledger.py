@@ -25,6 +25,7 @@ from sweeps.storage import SweepPaths
 
 BASELINE, CANDIDATE = "baseline", "candidate"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+LARGEST_GAP = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,13 +212,16 @@ def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
 
 
 def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
-    """A verdict as JSON can hold it: an infinite gap becomes the largest number."""
+    """A verdict as JSON holds and gives it back: an infinite gap becomes the largest number, a tuple a list."""
     if verdict is None:
         return None
-    row = asdict(verdict)
-    if row["gap"] is not None:
-        row["gap"] = max(-1e9, min(1e9, row["gap"]))
-    return row
+    return {name: _plain(value) for name, value in asdict(verdict).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return max(-LARGEST_GAP, min(LARGEST_GAP, value)) if isinstance(value, float) else value
 
 
 def _line(row: Row) -> bytes:

@@ -222,7 +222,10 @@ def test_infinite_gaps_fit_into_a_row():
     assert verdict_row(Verdict(stop=True, reason="", gap=math.inf))["gap"] == 1e9
     assert verdict_row(Verdict(stop=False, reason="", gap=-math.inf))["gap"] == -1e9
     assert verdict_row(Verdict(stop=False, reason="", gap=None))["gap"] is None
-    json.dumps(verdict_row(Verdict(stop=True, reason="", gap=-math.inf)), allow_nan=False)
+    endless = Verdict(stop=True, reason="", gap=-math.inf, margin=math.inf, struck=(10, 20))
+    row = verdict_row(endless)
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert (row["margin"], row["struck"]) == (1e9, [10, 20])
 
 
 WRITER = """

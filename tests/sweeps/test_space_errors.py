@@ -143,6 +143,8 @@ from tests.sweeps.space_files import CONTENT, FILE, P, message_of, put
         (put("stop", "patience", value=0), "stop.patience", "got 0, allowed is an integer of at least 1"),
         (put("stop", "grace", value=2), "stop.grace", "got 2.0, allowed is a fraction"),
         (put("budget", "candidates", value=0), "budget.candidates", "got 0, allowed is an integer of at least 1"),
+        (put("stop", value={"min_seeds": 1}), "stop.min_seeds", "got 1, allowed is at least 2"),
+        (put("stop", value={"min_seeds": 4}), "stop.min_seeds", "got 4, allowed is at most budget.baseline_seeds"),
         (put("budget", "baseline_seeds", value=1), "budget.baseline_seeds", "got 1, allowed is at least 2"),
         (put(*P, "resources", "workers", value=0), "resources.workers", "got 0, allowed is an integer of at least 1"),
         (put(*P, "resources", "trials_per_slot", value=0), "resources.trials_per_slot", "got 0, allowed"),
