@@ -39,12 +39,14 @@ class StopConfig:
     patience: so many such evaluations in a row stop it.
     grace: fraction of the run before which evaluations do not count.
     evaluation: 'adaptive': an evaluation ends on as few samples as decide it; 'full': always on all.
+    audit: share of those it would stop that go on to the end, drawn at random (sweeps.audit).
     """
 
     margin: float = 2.0
     patience: int = 2
     grace: float = 0.2
     evaluation: str = ADAPTIVE
+    audit: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < math.inf:
@@ -55,6 +57,8 @@ class StopConfig:
             raise ValueError(f"grace: got {self.grace}, allowed is a fraction of the run, 0 to 1")
         if self.evaluation not in (ADAPTIVE, FULL):
             raise ValueError(f"evaluation: got {self.evaluation!r}, allowed is {ADAPTIVE} or {FULL}")
+        if not 0 <= self.audit <= 1:
+            raise ValueError(f"audit: got {self.audit}, allowed is a share of the stopped, 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,7 @@ class Verdict:
     gap: see the module; None without a comparison. strikes: evaluations in a row above the margin.
     value, baseline_mean (geometric): on num_samples. spread (relative), seeds: what the gap was measured with.
     error: of the gap, in the gap's unit; 0 on all samples.
+    audited: the candidate would end here, and goes on as an audit of the rule (sweeps.audit).
     """
 
     stop: bool
@@ -79,6 +84,7 @@ class Verdict:
     strikes: int = 0
     num_samples: int | None = None
     error: float = 0.0
+    audited: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ def _on_few_samples(paths: SweepPaths, cache: Path, evaluation: str) -> list[int
     """Samples at each evaluation of a candidate that is far better than the baseline."""
     for seed, factor in ((0, 1.0), (1, 1.01)):
         write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 1e6 * factor), (4, 8, 16))
-    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "evaluation": evaluation}
+    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "evaluation": evaluation, "audit": 0.0}
     change = {"evaluation": {"batch_size": 4, "nested": [0.25, 0.5]}}
     _train(planned_task(paths, cache, "candidate-000", CANDIDATE, stop=stop, change=change))
     return [row.num_samples for row in Ledger(paths).record("candidate-000").evaluations]
