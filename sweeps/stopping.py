@@ -65,8 +65,8 @@ def _where(stopped: Sequence[TrialSummary]) -> str:
     steps = f"{_at_steps([trial.step for trial in stopped])} of {max(trial.num_steps for trial in stopped)}"
     if not gaps:
         return steps
-    worst = "" if min(gaps) == max(gaps) else f" to {max(gaps):.1f}"
-    return f"{steps}, being {min(gaps):.1f}{worst} spreads worse than the baseline there"
+    least = "" if min(gaps) == max(gaps) else f"{gap_in_words(min(gaps))} to "
+    return f"{steps}, {least}{gap_in_words(max(gaps))} than the baseline there"
 
 
 def _last_gap(trial: TrialSummary) -> float | None:
@@ -91,12 +91,13 @@ def audit_sentences(summary: Summary) -> list[str]:
         ]
     whole = len(stopped) + len(audited)
     cost = sum(trial.audit.cost_s for trial in audited if trial.audit is not None)
-    sentences = [
+    best = _best_against_the_rule(summary)
+    return [
         f"To audit the rule, a candidate that it would stop goes on to the end with a chance of {chance}: "
         f"{len(audited)} of {whole} did, which took {duration(cost)} that stopping would have saved.",
         _recovery(summary),
+        *([f"{best}."] if best else []),
     ]
-    return [*sentences, *(f"{best[0].upper()}{best[1:]}." for best in [_best_against_the_rule(summary)] if best)]
 
 
 def _recovery(summary: Summary) -> str:
@@ -112,7 +113,7 @@ def _recovery(summary: Summary) -> str:
     low, high = _interval(back, ended)
     return (
         f"{back} of {ended} recovered, that is, ended less than {CONCLUSIVE:g} spreads worse than the baseline; "
-        f"{standings.count(BETTER)} ended clearly better than it{told}. {count(ended, 'end')} can tell that "
+        f"{standings.count(BETTER)} ended clearly better than it{told}. All that {count(ended, 'end')} can tell: "
         f"{100 * low:.0f} to {100 * high:.0f} % of those that this rule stops here would recover "
         f"({100 * CONFIDENCE:.0f} % interval)."
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prx_model.kept import Kept
+from sweeps.audit import audit_of
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
 from sweeps.slot import SlotBrokenError, as_new, check_device
 from sweeps.storage import SweepPaths
@@ -75,6 +76,25 @@ def test_a_candidate_far_behind_the_baseline_ends_by_itself(paths, cache):
     assert record.evaluations[-1].verdict["strikes"] == 2
     assert record.evaluations[-1].repa_loss is not None
     assert "in a row" in record.end.reason
+
+
+def test_an_audited_candidate_goes_on_to_the_end_and_decides_the_same_after_a_resume(paths, cache):
+    for seed, factor in ((0, 1.0), (1, 1.01)):
+        write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 10.0 * factor))
+    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "audit": 1.0}
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE, stop=stop)
+    rows = train_trial(task, ALONE, Kept())
+    assert [next(rows).step, next(rows).step] == [3, 6]
+    rows.close()
+    _train(task)
+    record = Ledger(paths).record("candidate-000")
+    assert record.outcome == FINISHED
+    verdicts = {row.step: row.verdict for row in record.evaluations}
+    assert list(verdicts) == [3, 6, 9, 12]
+    assert [step for step, verdict in verdicts.items() if verdict["audited"]] == [6, 9], "the last one ends it anyway"
+    assert not any(verdict["stop"] for verdict in verdicts.values())
+    assert "in a row" in verdicts[6]["reason"]
+    assert audit_of(record).step == 6
 
 
 def test_a_candidate_is_judged_only_where_the_baseline_has_been(paths, cache):
