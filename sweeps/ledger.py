@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return max(-LARGEST_GAP, min(LARGEST_GAP, value)) if isinstance(value, float) else value
+
+
+def recorded_verdict(row: EvaluationRow) -> Verdict | None:
+    """The verdict of a row, whatever version has written it: what is missing has its default, the rest is left out."""
+    known = {field.name for field in fields(Verdict)}
+    return Verdict(**{name: value for name, value in row.verdict.items() if name in known}) if row.verdict else None
 
 
 def _line(row: Row) -> bytes:

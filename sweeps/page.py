@@ -16,11 +16,12 @@ from sweeps.page_costs import costs_section
 from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
 from sweeps.page_record import record_section
 from sweeps.page_samples import samples_section
+from sweeps.page_stopping import stopping_section
 from sweeps.page_style import SECURITY, STYLE
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.summary import UNFINISHED, Summary, TrialSummary
-from sweeps.wording import caution, count, difference, duration, number, steps
+from sweeps.wording import audit_note, caution, count, difference, duration, number, steps
 
 WIDE_IN, NARROW_IN = 10.5, 4.6  # the main figure on a screen and on a phone
 PANEL_IN = (4.5, 3.2)
@@ -34,6 +35,7 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
         _other_metrics(summary),
         samples_section(space, paths, summary),
         _trials(summary),
+        stopping_section(summary),
         _settings(space, summary),
         costs_section(summary),
         _failures(paths, summary),
@@ -194,7 +196,8 @@ def _trial_row(summary: Summary, trial: TrialSummary, heads: Sequence[str]) -> s
     name = dot(role if role == figures.BEST or not trial.is_baseline else figures.BASELINE)
     name += two_lines(f"{trial.name} (best)" if role == figures.BEST else trial.name, trial.config)
     time_cell = two_lines(duration(trial.spent_s), ", ".join(filter(None, [saved, repeated])))
-    return row(heads, [name, *values, steps(trial), time_cell, two_lines(trial.outcome, trial.reason)])
+    reason = "; ".join(filter(None, [trial.reason, audit_note(trial) if trial.ended else ""]))
+    return row(heads, [name, *values, steps(trial), time_cell, two_lines(trial.outcome, reason)])
 
 
 def _settings(space: SearchSpace, summary: Summary) -> str:

@@ -11,7 +11,12 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sweeps.config import to_plain
+
+if TYPE_CHECKING:
+    from sweeps.space import SearchSpace
 
 PACKAGES = ("torch", "ray", "optuna", "diffusers", "transformers", "torchmetrics", "pyarrow", "omegaconf", "numpy")
 
@@ -28,6 +33,11 @@ def provenance(profile: str, profile_reason: str, hardware: str | None = None) -
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": hardware or describe_machine(),
     }
+
+
+def recorded_rule(space: SearchSpace) -> dict[str, Any]:
+    """What the trials of a sweep are judged by: with it the ledger can be judged again, whoever reads it."""
+    return {"objective": to_plain(space.objective), "stop": to_plain(space.stop)}
 
 
 def append_start(path: Path, start: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sweeps.ledger import FINISHED
 from sweeps.page import write_page
+from sweeps.stopping import stopping_line
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary, summarise
 from sweeps.wording import (
@@ -58,6 +59,7 @@ def final_lines(summary: Summary, paths: SweepPaths) -> list[str]:
     if summary.best is not None:
         lines.append(f"best (*): {summary.best.trial}, {summary.best.config}. {caution(summary.best)}")
     lines.append(f"compute: {compute_sentence(summary.compute)}")
+    lines.append(f"stopping: {stopping_line(summary)}")
     if summary.compute.spent_s:
         lines.append(f"time: {time_sentence(summary.compute)}")
     lines.append(f"page: {paths.page}")

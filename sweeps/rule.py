@@ -56,6 +56,7 @@ class StopConfig:
     grace: fraction of the run before which evaluations do not count.
     min_seeds: a step is judged once so many baseline seeds have passed it, and then at once with all before it.
     evaluation: 'adaptive': an evaluation ends on as few samples as decide it; 'full': always on all.
+    audit: share of those it would stop that go on to the end, drawn at random (sweeps.audit).
     """
 
     margin: float = 2.0
@@ -63,6 +64,7 @@ class StopConfig:
     grace: float = 0.2
     min_seeds: int = MIN_SEEDS
     evaluation: str = ADAPTIVE
+    audit: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < math.inf:
@@ -77,6 +79,8 @@ class StopConfig:
             )
         if self.evaluation not in (ADAPTIVE, FULL):
             raise ValueError(f"evaluation: got {self.evaluation!r}, allowed is {ADAPTIVE} or {FULL}")
+        if not 0 <= self.audit <= 1:
+            raise ValueError(f"audit: got {self.audit}, allowed is a share of the stopped, 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,7 @@ class Verdict:
     margin: as corrected for the `freedom` of the spread, in degrees. error: of the gap, in the gap's unit; 0 on all
     samples. forecast: the gap at the last step of the run, if it goes on as it has; None below three comparisons. It
     decides nothing.
+    audited: the candidate would end here, and goes on as an audit of the rule (sweeps.audit).
     """
 
     stop: bool
@@ -107,6 +112,7 @@ class Verdict:
     freedom: float | None = None
     struck: tuple[int, ...] = ()
     forecast: float | None = None
+    audited: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,8 @@ def _run(
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
     with sweep.only_driver(paths):
         paths.space.write_bytes(options.space.read_bytes())
-        provenance.append_start(paths.starts, provenance.provenance(choice.profile, choice.reason))
+        start = provenance.provenance(choice.profile, choice.reason) | provenance.recorded_rule(space)
+        provenance.append_start(paths.starts, start)
         preflight.check_weights_at_hand(space)
         caches, remotely = progress.CacheProgress(console), preparation.belongs_on_a_gpu_node(space)
         if not remotely:

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from prx_model.metrics.table import METRICS
-from sweeps.costs import Compute, Costs
-from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord, baseline_curves
+from sweeps.audit import Audited, audit_of
+from sweeps.costs import Compute, Costs, working_s
+from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord, baseline_curves, recorded_verdict
 from sweeps.looks import Curve, latest
-from sweeps.readings import BaselinePoint, Estimate, Reading, baseline_points, estimates, reading
+from sweeps.readings import CONCLUSIVE, BaselinePoint, Estimate, Reading, baseline_points, estimates, reading
+from sweeps.rule import StopConfig, Verdict
 from sweeps.space import SearchSpace
 from sweeps.space_file import FRACTION_OF
 from sweeps.wording import answer
 
 UNFINISHED = "unfinished"
 OUTCOMES = (FINISHED, UNFINISHED, STOPPED, FAILED)
-CONCLUSIVE = 2.0  # spreads; a smaller difference is told as inconclusive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class TrialSummary:
     steps not trained.
     repeated_s: seconds of the `num_repeated` evaluations, and the training before each, that a resume has made again.
     num_sampled, num_full: see sweeps.costs.Compute.
+    verdicts: by step, as they were given. audit: of a candidate that goes on though the rule would have stopped it.
     """
 
     name: str
@@ -51,6 +53,8 @@ class TrialSummary:
     repeated_s: float
     num_sampled: int
     num_full: int
+    verdicts: Mapping[int, Verdict]
+    audit: Audited | None
 
     @property
     def spent_s(self) -> float:
@@ -92,6 +96,7 @@ class Summary:
     compute: Compute
     num_planned: int  # candidates of the budget
     num_planned_seeds: int
+    stop: StopConfig
 
     @property
     def metric(self) -> str:
@@ -104,6 +109,14 @@ class Summary:
     @property
     def baselines(self) -> list[TrialSummary]:
         return [trial for trial in self.trials if trial.is_baseline]
+
+    @property
+    def stopped(self) -> list[TrialSummary]:
+        return [trial for trial in self.trials if trial.outcome == STOPPED]
+
+    @property
+    def audited(self) -> list[TrialSummary]:
+        return [trial for trial in self.trials if trial.audit is not None]
 
     @property
     def failed(self) -> list[TrialSummary]:
@@ -149,6 +162,7 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
         compute=_compute(trials),
         num_planned=space.budget.candidates,
         num_planned_seeds=space.budget.baseline_seeds,
+        stop=space.stop,
     )
 
 
@@ -182,7 +196,8 @@ def _trial(
     record: TrialRecord, space: SearchSpace, baselines: Mapping[str, Sequence[Curve]], depth: int
 ) -> TrialSummary:
     rows, start, end = record.evaluations, record.start, record.end
-    once = Costs.of([*rows, *([end] if end else [])])
+    once = [*rows, *([end] if end else [])]
+    verdicts = {row.step: verdict for row in rows if (verdict := recorded_verdict(row)) is not None}
     num_samples = space.baseline_config(space.first_seed).evaluation.num_samples
     step = max(end.step if end else 0, record.last_step)
     left = start.num_steps - record.last_step
@@ -208,11 +223,13 @@ def _trial(
         reason=_reason(record),
         log=end.log if end else "",
         costs=record.costs,
-        saved_s=(once.total_s - once.start_s) / record.last_step * left if stopped else 0.0,
+        saved_s=working_s(once) / record.last_step * left if stopped else 0.0,
         num_repeated=record.num_repeated,
-        repeated_s=max(0.0, record.spent_s - once.total_s),
+        repeated_s=max(0.0, record.spent_s - Costs.of(once).total_s),
         num_sampled=record.num_sampled,
         num_full=num_samples * (len(rows) + record.num_repeated),
+        verdicts=verdicts,
+        audit=audit_of(record),
     )
 
 

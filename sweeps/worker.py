@@ -22,6 +22,7 @@ from prx_model.metrics.suite import SuiteResult
 from prx_model.training.checkpoints import CheckpointError, Checkpoints
 from prx_model.training.distributed import Workers, joined_workers
 from prx_model.training.window import DivergedError
+from sweeps.audit import audited
 from sweeps.config import load_config
 from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
@@ -199,7 +200,11 @@ class _Trial:
         stop = StopConfig(**task.stop)
         verdict = judge(self._curve(step, looks), baselines, stop, num_steps=num_steps, mode=task.mode)
         # The last evaluation ends the trial anyway: there is nothing left to save by stopping it.
-        return replace(verdict, stop=False) if step >= num_steps else verdict
+        if step >= num_steps:
+            return replace(verdict, stop=False)
+        record = self.ledger.record(task.trial)
+        assert record is not None, f"{task.trial}: not in the ledger"
+        return audited(verdict, task.trial, record.start.fingerprint, stop.audit)
 
     def _row(
         self,

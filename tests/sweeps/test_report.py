@@ -24,7 +24,18 @@ from sweeps.space import Budget
 from sweeps.summary import best_record, luck_of_best
 from tests.sweeps.lab import ALL, BIAS, OBJECTIVE, OTHER, START, STEPS, Lab
 
-SECTIONS = ("answer", "curves", "metrics", "samples", "trials", "settings", "costs", "failures", "provenance")
+SECTIONS = (
+    "answer",
+    "curves",
+    "metrics",
+    "samples",
+    "trials",
+    "stopping",
+    "settings",
+    "costs",
+    "failures",
+    "provenance",
+)
 
 
 @pytest.fixture

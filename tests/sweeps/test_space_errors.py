@@ -142,6 +142,7 @@ from tests.sweeps.space_files import CONTENT, FILE, P, message_of, put
         (put("stop", "margin", value=-1), "stop.margin", "got -1.0, allowed is a finite number of at least 0"),
         (put("stop", "patience", value=0), "stop.patience", "got 0, allowed is an integer of at least 1"),
         (put("stop", "grace", value=2), "stop.grace", "got 2.0, allowed is a fraction"),
+        (put("stop", "audit", value=1.5), "stop.audit", "got 1.5, allowed is a share of the stopped, 0 to 1"),
         (put("budget", "candidates", value=0), "budget.candidates", "got 0, allowed is an integer of at least 1"),
         (put("stop", value={"min_seeds": 1}), "stop.min_seeds", "got 1, allowed is at least 2"),
         (put("stop", value={"min_seeds": 4}), "stop.min_seeds", "got 4, allowed is at most budget.baseline_seeds"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prx_model.kept import Kept
+from sweeps.audit import audit_of
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
 from sweeps.slot import SlotBrokenError, as_new, check_device
 from sweeps.storage import SweepPaths
@@ -77,6 +78,25 @@ def test_a_candidate_far_behind_the_baseline_ends_by_itself(paths, cache):
     assert "in a row" in record.end.reason
 
 
+def test_an_audited_candidate_goes_on_to_the_end_and_decides_the_same_after_a_resume(paths, cache):
+    for seed, factor in ((0, 1.0), (1, 1.01)):
+        write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 10.0 * factor))
+    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "audit": 1.0}
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE, stop=stop)
+    rows = train_trial(task, ALONE, Kept())
+    assert [next(rows).step, next(rows).step] == [3, 6]
+    rows.close()
+    _train(task)
+    record = Ledger(paths).record("candidate-000")
+    assert record.outcome == FINISHED
+    verdicts = {row.step: row.verdict for row in record.evaluations}
+    assert list(verdicts) == [3, 6, 9, 12]
+    assert [step for step, verdict in verdicts.items() if verdict["audited"]] == [6, 9], "the last one ends it anyway"
+    assert not any(verdict["stop"] for verdict in verdicts.values())
+    assert "in a row" in verdicts[6]["reason"]
+    assert audit_of(record).step == 6
+
+
 def test_a_candidate_is_judged_only_where_the_baseline_has_been(paths, cache):
     for seed, factor in ((0, 1.0), (1, 1.01)):
         write_baseline(paths, f"baseline-seed{seed}", {3: 10.0 * factor})
@@ -90,7 +110,7 @@ def _on_few_samples(paths: SweepPaths, cache: Path, evaluation: str) -> list[int
     """Samples at each evaluation of a candidate that is far better than the baseline."""
     for seed, factor in ((0, 1.0), (1, 1.01)):
         write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 1e6 * factor), (4, 8, 16))
-    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "evaluation": evaluation}
+    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "evaluation": evaluation, "audit": 0.0}
     change = {"evaluation": {"batch_size": 4, "nested": [0.25, 0.5]}}
     _train(planned_task(paths, cache, "candidate-000", CANDIDATE, stop=stop, change=change))
     return [row.num_samples for row in Ledger(paths).record("candidate-000").evaluations]
