@@ -8,12 +8,13 @@ checkpoint (the other order could lose it); readers take the later one.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,17 @@ FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 LARGEST_GAP = 1e9
 
 
+class LedgerError(ValueError):
+    """A file of the ledger that cannot be read: one line that names it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a trial is. Written once, by the driver, before the trial runs."""
+    """What a trial is. Written once, by the driver, before the trial runs.
+
+    order: of its start among the sweep's trials, counted by the ledger, because a clock can go back. Rows of older
+    ledgers have none, and are in the order of their time, before all that have one.
+    """
 
     trial: str
     role: str
@@ -38,6 +47,7 @@ class Start:
     overrides: Mapping[str, Any]
     fingerprint: str
     num_steps: int
+    order: int | None = None
     kind: str = "start"
     time: float = field(default_factory=time.time)
 
@@ -149,22 +159,31 @@ class Ledger:
         self.paths = paths
 
     def append(self, row: Row) -> None:
-        """Write one row, durably. Rows of one trial come from one writer at a time. A NaN is a ValueError."""
+        """Write one row, durably. Rows of one trial come from one writer at a time. A NaN is a ValueError.
+
+        Raises OSError, with the path, where the row could not be written whole; readers skip what there is of it.
+        """
         path = self.paths.trial_ledger(row.trial)
+        if isinstance(row, Start) and row.order is None:
+            row = replace(row, order=self._next_order())
         line = _line(row)
         new = not path.exists()
         if not new and not _ends_with_newline(path):
             line = b"\n" + line  # the torn line becomes one of its own
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            written = os.write(descriptor, line)
-            if written < len(line):
-                raise OSError(f"{path}: only {written} of {len(line)} bytes could be written: is the disk full?")
+            _write_all(descriptor, line)
             os.fsync(descriptor)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from error
         finally:
             os.close(descriptor)
         if new:
             flush_folder(path.parent)
+
+    def _next_order(self) -> int:
+        starts = [record.start.order for record in self.records()]
+        return 1 + max((order for order in starts if order is not None), default=-1)
 
     def rows(self, trial: str) -> list[Row]:
         """All rows of a trial in the order of writing. A torn line is skipped: its row will be written again."""
@@ -199,7 +218,7 @@ class Ledger:
         """Every trial, in the order of their start."""
         names = [path.stem for path in self.paths.ledger.glob("*.jsonl")]
         records = [record for name in names if (record := self.record(name)) is not None]
-        return sorted(records, key=lambda record: (record.start.time, record.trial))
+        return sorted(records, key=_by_start)
 
     def baseline_curves(self, metric: str) -> list[Curve]:
         """The curves of all baseline seeds that have not failed."""
@@ -209,6 +228,11 @@ class Ledger:
 def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
     """The curves of all baseline seeds that have not failed, among records that are read already."""
     return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
+
+
+def _by_start(record: TrialRecord) -> tuple[int, float, str]:
+    order = record.start.order
+    return (-1, record.start.time, record.trial) if order is None else (order, 0.0, record.trial)
 
 
 def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
@@ -249,10 +273,21 @@ def _parse(line: bytes, path: Path) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
+    if not isinstance(row, dict):  # garbage that happens to read as a number
+        return None
     try:
         return _KINDS[row["kind"]](**row)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a row of this version's ledger: {line[:80]!r}") from error
+        raise LedgerError(f"{path}: not a row of this version's ledger: {line[:80]!r}") from error
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """A disk that fills up takes a part; asking for the rest tells what is wrong."""
+    while content:
+        written = os.write(descriptor, content)
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        content = content[written:]
 
 
 def _ends_with_newline(path: Path) -> bool:

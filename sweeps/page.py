@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from prx_model.data.durable import write_file
 from prx_model.metrics.table import METRICS
 from sweeps import figures
 from sweeps.ledger import FAILED, FINISHED, STOPPED
@@ -49,18 +49,8 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
-    _replace(paths.page, page.encode())
+    write_file(paths.page, lambda file: file.write(page.encode()))
     return paths.page
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _head(space: SearchSpace, summary: Summary) -> str:

@@ -41,15 +41,16 @@ def recorded_rule(space: SearchSpace) -> dict[str, Any]:
 
 
 def append_start(path: Path, start: dict[str, Any]) -> None:
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
-        file.write(json.dumps(start) + "\n")
+        file.write("\n" * torn + json.dumps(start) + "\n")
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     starts = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             starts.append(json.loads(line))
         except ValueError:  # torn by a kill

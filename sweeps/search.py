@@ -19,6 +19,7 @@ from sweeps.space import Dimension, SearchSpace
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
     from ray.tune.search.optuna import OptunaSearch
 
 
@@ -104,6 +105,8 @@ class SweepSearch(Searcher):
         import optuna
         from ray.tune.search.optuna import OptunaSearch
 
+        from sweeps.sampler import SeededByNumber
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         tried = [dict(record.start.overrides) for record in candidates]
         points = [dict(point) for point in self.space.points if dict(point) not in tried]
@@ -113,22 +116,23 @@ class SweepSearch(Searcher):
             metric=self.space.objective.metric,
             mode=self.space.objective.mode,
             points_to_evaluate=[*pending, *points] or None,
-            sampler=optuna.samplers.TPESampler(
-                # A third of a small budget is random; Optuna's own ten would be all of it.
-                n_startup_trials=max(2, min(10, self.space.budget.candidates // 3)),
-                multivariate=True,
-                constant_liar=True,
-                seed=self._sampler_seed(len(candidates)),
-            ),
+            sampler=SeededByNumber(self._sampler, self._sampler_seed),
         )
         for record in candidates:
             if record.end is not None:
                 self._tell_past(search, record)
         return search
 
-    def _sampler_seed(self, num_candidates: int) -> int:
-        """A seed repeats its suggestions, so a resumed sweep must not begin with the same one again."""
-        return int(fingerprint({"sweep": self.space.fingerprint, "candidates": num_candidates})[:8], 16)
+    def _sampler(self, seed: int) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        # A third of a small budget is random; Optuna's own ten would be all of it.
+        startup = max(2, min(10, self.space.budget.candidates // 3))
+        return TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
+
+    def _sampler_seed(self, number: int) -> int:
+        """Of a trial of the study: the same after a crash, and another one for every trial."""
+        return int(fingerprint({"sweep": self.space.fingerprint, "candidates": number})[:8], 16)
 
     def _tell_past(self, search: OptunaSearch, record: TrialRecord) -> None:
         values = list(record.values(self.space.objective.metric).values())
