@@ -46,8 +46,8 @@ types: install ## pyright
 contracts: install ## import-linter: sweeps -> prx_model, never back
 	.venv/bin/lint-imports
 
-tests: install ## pytest with coverage; ARGS="-k depth" selects
-	.venv/bin/python -m pytest --cov --cov-report=term $(ARGS)
+tests: install ## pytest with coverage, on two cores; ARGS="-k depth" selects
+	.venv/bin/python -m pytest --cov --cov-report=term --numprocesses 2 --dist loadgroup $(ARGS)
 
 format: install ## let ruff rewrite what it can
 	.venv/bin/ruff check --fix .
