@@ -33,7 +33,7 @@ examples:
 exit codes: 0 done; 2 bad input.
 """
 EXIT_BAD_INPUT = 2
-NEEDED = ("margin", "patience", "grace")  # by hand, where a folder does not tell the sweep's own
+NEEDED, OTHERS = ("margin", "patience", "grace"), ("min_seeds", "evaluation")  # the first by hand, where none is known
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rule.add_argument("--margin", type=float, metavar="X", help="gap in spreads above which an evaluation is a strike")
     rule.add_argument("--patience", type=int, metavar="N", help="so many strikes in a row stop a candidate")
     rule.add_argument("--grace", type=float, metavar="X", help="fraction of the run in which nothing is a strike")
+    rule.add_argument("--min-seeds", type=int, metavar="N", help="baseline seeds that a step needs to be judged")
     rule.add_argument("--evaluation", choices=(ADAPTIVE, FULL), help="as few samples as decide, or always all")
     objective = parser.add_argument_group("what is judged")
     objective.add_argument("--metric", metavar="NAME", help="a metric of the ledger (the sweep's objective)")
@@ -92,11 +93,11 @@ def _check_metric(records: Sequence[TrialRecord], metric: str, paths: SweepPaths
 
 def _stop_config(options: argparse.Namespace, own: StopConfig | None) -> StopConfig:
     """The sweep's own rule with what the options change."""
-    given = {name: value for name in (*NEEDED, "evaluation") if (value := getattr(options, name)) is not None}
+    given = {name: value for name in (*NEEDED, *OTHERS) if (value := getattr(options, name)) is not None}
     missing = [f"--{name}" for name in NEEDED if own is None and name not in given]
     if missing:
         raise RecordedError(f"{options.ledger}: the sweep's own rule is not known; give {', '.join(missing)} by hand")
     try:
         return replace(own or StopConfig(), **given)
     except ValueError as error:
-        raise RecordedError(f"--{error}") from error
+        raise RecordedError(f"--{str(error).replace('_', '-', 1)}") from error

@@ -23,9 +23,10 @@ SPOKEN = {WORSE: "clearly worse", LEVEL: "within noise", BETTER: "clearly better
 
 
 def settings_line(config: StopConfig) -> str:
-    """'margin 2, patience 2, grace 0.2, evaluation adaptive'."""
+    """'margin 2, patience 2, grace 0.2, min_seeds 2, evaluation adaptive'."""
     return (
-        f"margin {config.margin:g}, patience {config.patience}, grace {config.grace:g}, evaluation {config.evaluation}"
+        f"margin {config.margin:g}, patience {config.patience}, grace {config.grace:g}, min_seeds {config.min_seeds}, "
+        f"evaluation {config.evaluation}"
     )
 
 

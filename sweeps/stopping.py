@@ -143,6 +143,11 @@ def audited_end(summary: Summary, trial: TrialSummary) -> str:
     return f"{gap_in_words(reading.gap)}, {SPOKEN[end]}"
 
 
+def forecast_in_words(verdict: Verdict) -> str:
+    """'on its trend 5.2 spreads worse at the end'; '' where there were too few evaluations for a trend."""
+    return "" if verdict.forecast is None else f"on its trend {gap_in_words(verdict.forecast)} at the end"
+
+
 def verdict_in_words(verdict: Verdict) -> tuple[str, str]:
     """('3.4 spreads worse', 'n=40, 3 seeds')."""
     if verdict.gap is None:
