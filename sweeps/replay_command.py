@@ -64,6 +64,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     records = Ledger(paths).records()
     if all(record.is_baseline for record in records):
         raise RecordedError(f"{paths.ledger}: no candidate in it; allowed is a sweep that has started one")
+    if options.metric is not None:
+        _check_metric(records, options.metric, paths)
     own = recorded(paths, metric=options.metric, mode=options.mode)
     _check_metric(records, own.metric, paths)
     stop = _stop_config(options, own.stop)
