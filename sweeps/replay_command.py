@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeps.config import nearest
-from sweeps.ledger import Ledger, TrialRecord, baseline_curves
+from sweeps.ledger import CANDIDATE, Ledger, TrialRecord, baseline_curves
 from sweeps.looks import MIN_SEEDS
 from sweeps.recorded import RecordedError, recorded, sweep_of
 from sweeps.replay import replay
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, console: Console) -> None:
     paths = sweep_of(options.ledger)
     records = Ledger(paths).records()
-    if all(record.is_baseline for record in records):
+    if all(record.start.role != CANDIDATE for record in records):
         raise RecordedError(f"{paths.ledger}: no candidate in it; allowed is a sweep that has started one")
     if options.metric is not None:
         _check_metric(records, options.metric, paths)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.ledger import STOPPED
+from sweeps.ledger import STOPPED, verdict_row
 from sweeps.report import final_lines
+from sweeps.rule import Verdict
 from sweeps.stopping import audit_sentences, stopped_sentence, stopping_line
 from tests.sweeps.lab import Lab
 from tests.sweeps.test_report import assert_whole_and_offline, printed
@@ -133,3 +134,24 @@ def test_verdicts_of_an_older_ledger_can_be_shown(lab: Lab) -> None:
     old = {"stop": True, "reason": "far behind", "judged_step": 80, "value": 1.0, "baseline_mean": 1.0, "gap": 1e9}
     lab.row("candidate-001", 80, 3.0, verdict={**old, "seeds": 2, "spread": 0.02, "strikes": 2, "num_samples": 384})
     assert "far beyond the spread worse than the baseline there" in section(lab.page())
+
+
+def test_what_halving_leaves_behind_is_measured_by_whether_it_is_the_best(lab: Lab) -> None:
+    """It beats the baseline, so it cannot recover; without strikes there is nothing to recover from."""
+    left = Verdict(stop=False, audited=True, reason="left behind", judged_step=80, gap=-3.0, strikes=0, seeds=2)
+    for name, factor in (("candidate-001", 0.95), ("candidate-002", 0.8)):
+        lab.trial(name, factor)
+        lab.row(name, 80, factor, verdict=verdict_row(left))
+    went_on, told, finding = audit_sentences(lab.summary())
+    assert "2 of 2 did" in went_on
+    assert told == (
+        "2 of them would have been left behind by halving, for others that were ahead: 2 of those have ended, and one "
+        "is the best candidate."
+    )
+    assert finding.startswith("candidate-002, the best candidate, would have been stopped at step 80")
+    text = section(lab.page())
+    assert "not the best: it would have been left behind rightly" in text
+    assert "the best: halving would have lost it" in text
+    assert stopping_line(lab.summary()).startswith(
+        "0 of 3 candidates stopped; audit: 2 went on to the end, 0 recovered"
+    )
