@@ -250,8 +250,12 @@ def _plain(value: Any) -> Any:
 
 def recorded_verdict(row: EvaluationRow) -> Verdict | None:
     """The verdict of a row, whatever version has written it: what is missing has its default, the rest is left out."""
+    if not row.verdict:
+        return None
     known = {field.name for field in fields(Verdict)}
-    return Verdict(**{name: value for name, value in row.verdict.items() if name in known}) if row.verdict else None
+    # JSON knows no tuples.
+    told = {name: tuple(value) if isinstance(value, list) else value for name, value in row.verdict.items()}
+    return Verdict(**{name: value for name, value in told.items() if name in known})
 
 
 def _line(row: Row) -> bytes:

@@ -8,7 +8,7 @@ from html import escape
 from sweeps.figures import role
 from sweeps.page_elements import dot, one_value, paragraph, row, section, two_lines
 from sweeps.rule import Verdict
-from sweeps.stopping import audit_sentences, audited_end, stopped_sentence, verdict_in_words
+from sweeps.stopping import audit_sentences, audited_end, forecast_in_words, stopped_sentence, verdict_in_words
 from sweeps.summary import Summary, TrialSummary
 from sweeps.wording import duration, number
 
@@ -38,12 +38,14 @@ def _stop_row(summary: Summary, trial: TrialSummary) -> str:
     if trial.audit is not None:
         place = two_lines(f"{trial.audit.step}/{trial.num_steps}", "audited: it went on")
         cost = two_lines("nothing", f"{duration(trial.audit.cost_s)} more spent")
-        gap, end = one_value(*verdict_in_words(trial.audit.verdict)), escape(audited_end(summary, trial))
+        gap = one_value(*verdict_in_words(trial.audit.verdict))
+        end = two_lines(audited_end(summary, trial), forecast_in_words(trial.audit.verdict))
         return row(STOPS, [name, place, gap, cost, end])
     last = trial.verdicts.get(max(trial.verdicts, default=0))
     gap = one_value(*verdict_in_words(last)) if last else "-"
     saved = escape(f"≈ {duration(trial.saved_s)}")
-    return row(STOPS, [name, f"{trial.step}/{trial.num_steps}", gap, saved, "not known: it was stopped"])
+    end = two_lines("not known: it was stopped", forecast_in_words(last) if last else "")
+    return row(STOPS, [name, f"{trial.step}/{trial.num_steps}", gap, saved, end])
 
 
 def _verdicts(summary: Summary, trials: Sequence[TrialSummary]) -> str:
@@ -69,11 +71,13 @@ def _verdict_row(trial: TrialSummary, step: int, metric: str) -> str:
             two_lines(str(step), judged),
             one_value(number(verdict.value), f"{metric}, n={verdict.num_samples}"),
             one_value(number(verdict.baseline_mean), f"mean of {verdict.seeds}, {spread}".rstrip(", ")),
-            one_value(verdict_in_words(verdict)[0], _strikes(verdict)),
+            one_value(verdict_in_words(verdict)[0], _margin(verdict)),
             escape(verdict.reason),
         ],
     )
 
 
-def _strikes(verdict: Verdict) -> str:
-    return f"strike {verdict.strikes}" if verdict.strikes else ""
+def _margin(verdict: Verdict) -> str:
+    """'margin 2.4, strike 1': older ledgers have no margin in their rows."""
+    margin = "" if verdict.margin is None else f"margin {verdict.margin:.2g}"
+    return ", ".join(filter(None, [margin, f"strike {verdict.strikes}" if verdict.strikes else ""]))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from sweeps.audit import BETTER, audit_of, standing
 from sweeps.costs import working_s
-from sweeps.ledger import FAILED, FINISHED, STOPPED, EvaluationRow, TrialRecord, baseline_curves
+from sweeps.ledger import CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, TrialRecord, baseline_curves
 from sweeps.looks import Curve, most_samples
 from sweeps.rule import StopConfig, compare, is_open, judge
 
@@ -132,7 +132,7 @@ def replay(
     baselines = [record for record in records if record.is_baseline]
     whole = baseline_curves(baselines, metric)
     rules = _Rules(config=config, metric=metric, mode=mode, num_samples=most_samples(whole))
-    runs = {record.trial: _Run(record) for record in records if not record.is_baseline}
+    runs = {record.trial: _Run(record) for record in records if record.start.role == CANDIDATE}
     rows = [row for run in runs.values() for row in run.record.evaluations]
     for row in sorted(rows, key=lambda row: (row.time, row.trial, row.step)):
         runs[row.trial].judge(row, whole if hindsight else _known_at(row.time, baselines, metric), rules)

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeps.config import nearest
-from sweeps.ledger import Ledger, TrialRecord, baseline_curves
+from sweeps.ledger import CANDIDATE, Ledger, TrialRecord, baseline_curves
 from sweeps.looks import MIN_SEEDS
 from sweeps.recorded import RecordedError, recorded, sweep_of
 from sweeps.replay import replay
@@ -33,7 +33,7 @@ examples:
 exit codes: 0 done; 2 bad input.
 """
 EXIT_BAD_INPUT = 2
-NEEDED = ("margin", "patience", "grace")  # by hand, where a folder does not tell the sweep's own
+NEEDED, OTHERS = ("margin", "patience", "grace"), ("min_seeds", "evaluation")  # the first by hand, where none is known
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rule.add_argument("--margin", type=float, metavar="X", help="gap in spreads above which an evaluation is a strike")
     rule.add_argument("--patience", type=int, metavar="N", help="so many strikes in a row stop a candidate")
     rule.add_argument("--grace", type=float, metavar="X", help="fraction of the run in which nothing is a strike")
+    rule.add_argument("--min-seeds", type=int, metavar="N", help="baseline seeds that a step needs to be judged")
     rule.add_argument("--evaluation", choices=(ADAPTIVE, FULL), help="as few samples as decide, or always all")
     objective = parser.add_argument_group("what is judged")
     objective.add_argument("--metric", metavar="NAME", help="a metric of the ledger (the sweep's objective)")
@@ -61,8 +62,10 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, console: Console) -> None:
     paths = sweep_of(options.ledger)
     records = Ledger(paths).records()
-    if all(record.is_baseline for record in records):
+    if all(record.start.role != CANDIDATE for record in records):
         raise RecordedError(f"{paths.ledger}: no candidate in it; allowed is a sweep that has started one")
+    if options.metric is not None:
+        _check_metric(records, options.metric, paths)
     own = recorded(paths, metric=options.metric, mode=options.mode)
     _check_metric(records, own.metric, paths)
     stop = _stop_config(options, own.stop)
@@ -92,11 +95,11 @@ def _check_metric(records: Sequence[TrialRecord], metric: str, paths: SweepPaths
 
 def _stop_config(options: argparse.Namespace, own: StopConfig | None) -> StopConfig:
     """The sweep's own rule with what the options change."""
-    given = {name: value for name in (*NEEDED, "evaluation") if (value := getattr(options, name)) is not None}
+    given = {name: value for name in (*NEEDED, *OTHERS) if (value := getattr(options, name)) is not None}
     missing = [f"--{name}" for name in NEEDED if own is None and name not in given]
     if missing:
         raise RecordedError(f"{options.ledger}: the sweep's own rule is not known; give {', '.join(missing)} by hand")
     try:
         return replace(own or StopConfig(), **given)
     except ValueError as error:
-        raise RecordedError(f"--{error}") from error
+        raise RecordedError(f"--{str(error).replace('_', '-', 1)}") from error

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 WIDTH = 100
 MOST_NAMES = 4  # of trials, in one line
 MOMENT_S = 0.05  # less is rounding
-SPOKEN = {WORSE: "clearly worse", LEVEL: "within noise", BETTER: "clearly better"}
+SPOKEN = {WORSE: "worse", LEVEL: "within noise", BETTER: "better"}
 
 
 def settings_line(config: StopConfig) -> str:
-    """'margin 2, patience 2, grace 0.2, evaluation adaptive'."""
+    """'margin 2, patience 2, grace 0.2, min_seeds 2, evaluation adaptive'."""
     return (
-        f"margin {config.margin:g}, patience {config.patience}, grace {config.grace:g}, evaluation {config.evaluation}"
+        f"margin {config.margin:g}, patience {config.patience}, grace {config.grace:g}, min_seeds {config.min_seeds}, "
+        f"evaluation {config.evaluation}"
     )
 
 
@@ -36,11 +37,11 @@ def table(replay: Replay) -> Table:
     from rich.text import Text
 
     whole = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    whole.add_column("candidate", overflow="fold", max_width=24)
-    whole.add_column("as recorded", overflow="fold", max_width=20)
+    whole.add_column("candidate", overflow="fold")
+    whole.add_column("as recorded", overflow="fold")
     for name in ("would stop", "gap", "n", "saved", "gap at end"):
         whole.add_column(name, justify="right", no_wrap=True)
-    whole.add_column("its end", overflow="fold")
+    whole.add_column("its end", no_wrap=True)
     for course in replay.courses:
         name = f"{course.trial} *" if course is replay.best else course.trial
         gap_at_end = course.ending.gap if course.ending else None
@@ -172,7 +173,7 @@ def _unknown_line(replay: Replay) -> str:
     if cut:
         told.append(f"how {_names(cut)} would have ended: the sweep stopped {_them(cut)} too")
     if beyond:
-        most = duration(sum(course.whole_s - course.spent_s for course in beyond))
+        most = duration(sum(course.whole_s - course.recorded_s for course in beyond))
         told.append(f"{_names(beyond)}: the sweep stopped {_them(beyond)} sooner, up to about {most} would be added")
     if running:
         told.append(f"{_names(running)}: not ended yet")
