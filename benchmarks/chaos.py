@@ -17,14 +17,11 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.processes import Processes, held, kill_quietly
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.provenance import provenance
 from sweeps.space_file import load_space
@@ -44,7 +42,7 @@ from sweeps.summary import best_record
 VICTIMS = {"driver": "", "trial driver": "ray::ImplicitFunc", "train worker": "ray::RayTrainWorker", "raylet": "raylet"}
 POLL_S = 0.2
 START_LIMIT_S = 600.0
-GONE_LIMIT_S = 60.0  # how long a process may outlive its driver
+GONE_LIMIT_S = 300.0  # how long a process may outlive its driver; on a busy machine its agents look around late
 MOST_STARTS = 4
 
 
@@ -67,48 +65,6 @@ class Run:
     gone_s: float = 0.0  # from the last driver's end until none of its processes was left
     placement_groups: int = 0  # of living slots, at the last look
     problems: list[str] = field(default_factory=list)
-
-
-class Processes:
-    """The processes that descend from one start of the sweep, and stay known when their parents have died.
-
-    Call `alive` often: a process is found while its parent lives. (An inherited environment variable would not do: Ray
-    writes a process's title over what the system shows of its environment.)
-    """
-
-    def __init__(self, root: int) -> None:
-        # When each began tells it from a later process of the same number.
-        self.known: dict[int, str] = {root: (self._status(Path(f"/proc/{root}")) or (0, ""))[1]}
-
-    def alive(self) -> dict[int, str]:
-        """Process -> title, of all that have not ended."""
-        table = {int(folder.name): it for folder in Path("/proc").glob("[0-9]*") if (it := self._status(folder))}
-        grown = True
-        while grown:
-            children = {pid: began for pid, (parent, began) in table.items() if parent in self.known}
-            new = {pid: began for pid, began in children.items() if pid not in self.known}
-            self.known |= new
-            grown = bool(new)
-        there = [pid for pid, began in self.known.items() if pid in table and table[pid][1] == began]
-        return {pid: self._title(Path(f"/proc/{pid}")) for pid in there}
-
-    @staticmethod
-    def _status(folder: Path) -> tuple[int, str] | None:
-        """Parent and beginning; None of a process that has ended."""
-        try:
-            state, parent, *rest = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if state == "Z" else (int(parent), rest[17])
-
-    @staticmethod
-    def _title(folder: Path) -> str:
-        try:
-            name = (folder / "comm").read_text().strip()
-            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            return ""
-        return name if name == "raylet" else title or name
 
 
 def rows_in(paths: SweepPaths) -> int:
@@ -137,7 +93,8 @@ class Chaos:
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**environment, "PYTHONPATH": str(ROOT)},
+                # Ray's niceness of 15 would let its workers wait for whatever else the machine does.
+                env={**environment, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"},
                 start_new_session=True,
             )
 
@@ -182,7 +139,8 @@ class Chaos:
                 self.kill(run, processes, process, rows_in(paths))
             if time.monotonic() - asked > 1:
                 asked = time.monotonic()
-                run.placement_groups = placement_groups(log.read_bytes()[begin:], run.placement_groups)
+                groups = held(log.read_bytes()[begin:], "placement_groups")
+                run.placement_groups = run.placement_groups if groups is None else groups
             time.sleep(POLL_S)
         run.exit_codes.append(process.wait())
         if run.exit_codes[-1] != 0:
@@ -211,28 +169,6 @@ class Chaos:
                 break
             time.sleep(POLL_S)
         run.gone_s = max(run.gone_s, time.monotonic() - ended)
-
-
-def kill_quietly(pid: int) -> bool:
-    """Whether there was something to kill."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def placement_groups(output: bytes, before: int) -> int:
-    """Groups that hold something, by the State API; the last answer where there is none."""
-    address = re.findall(rb"Dashboard  (http://\S+)", output)
-    if not address:
-        return before
-    try:
-        with urllib.request.urlopen(f"{address[-1].decode()}/api/v0/placement_groups", timeout=5) as answer:
-            groups = json.load(answer)["data"]["result"]["result"]
-    except (OSError, KeyError, TypeError, ValueError):
-        return before
-    return sum(group["state"] != "REMOVED" for group in groups)
 
 
 def compare(run: Run, space: Any, expected: SweepPaths, got: SweepPaths) -> None:

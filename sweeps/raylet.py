@@ -14,8 +14,11 @@ from contextlib import contextmanager, suppress
 @contextmanager
 def watched_raylet(on_loss: Callable[[], object]) -> Iterator[None]:
     """Call `on_loss` in a thread of its own where the raylet dies while the body runs. Ray must be connected."""
-    done = threading.Event()
-    line = _connect()
+    done, line = threading.Event(), socket.socket(socket.AF_UNIX)
+    try:
+        line.connect(_address())
+    except OSError:
+        on_loss()
 
     def wait() -> None:
         # The system ends the connection with the process at its other end; nothing is ever sent.
@@ -34,11 +37,8 @@ def watched_raylet(on_loss: Callable[[], object]) -> Iterator[None]:
         line.close()
 
 
-def _connect() -> socket.socket:
+def _address() -> str:
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    node = next(node for node in ray.nodes() if node["NodeID"] == here)
-    line = socket.socket(socket.AF_UNIX)
-    line.connect(node["RayletSocketName"])
-    return line
+    return str(next(node for node in ray.nodes() if node["NodeID"] == here)["RayletSocketName"])
