@@ -230,6 +230,12 @@ def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
     return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
 
 
+def peer_curves(records: Iterable[TrialRecord], trial: str, metric: str) -> list[Curve]:
+    """The curves of all candidates but `trial` that have not failed, however they ended."""
+    others = (record for record in records if not record.is_baseline and record.trial != trial)
+    return [record.curve(metric) for record in others if record.outcome != FAILED]
+
+
 def _by_start(record: TrialRecord) -> tuple[int, float, str]:
     order = record.start.order
     return (-1, record.start.time, record.trial) if order is None else (order, 0.0, record.trial)
