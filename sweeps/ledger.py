@@ -232,7 +232,7 @@ def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
 
 def peer_curves(records: Iterable[TrialRecord], trial: str, metric: str) -> list[Curve]:
     """The curves of all candidates but `trial` that have not failed, however they ended."""
-    others = (record for record in records if not record.is_baseline and record.trial != trial)
+    others = (record for record in records if record.start.role == CANDIDATE and record.trial != trial)
     return [record.curve(metric) for record in others if record.outcome != FAILED]
 
 

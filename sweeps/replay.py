@@ -135,7 +135,10 @@ def replay(
     runs = {record.trial: _Run(record) for record in records if record.start.role == CANDIDATE}
     rows = [row for run in runs.values() for row in run.record.evaluations]
     for row in sorted(rows, key=lambda row: (row.time, row.trial, row.step)):
-        runs[row.trial].judge(row, whole if hindsight else _known_at(row.time, baselines, metric), rules)
+        known = whole if hindsight else _known_at(row.time, baselines, metric)
+        # Failed trials are no peers, and one that these settings stop has come no further.
+        peers = [r.seen for name, r in runs.items() if name != row.trial and r.seen and r.record.outcome != FAILED]
+        runs[row.trial].judge(row, known, peers, rules)
     return Replay(
         config=config,
         metric=metric,
@@ -175,22 +178,29 @@ class _Run:
     num_short: int = 0
     spent_s: float = 0.0
 
-    def judge(self, row: EvaluationRow, baselines: Sequence[Curve], rules: _Rules) -> None:
+    def judge(self, row: EvaluationRow, baselines: Sequence[Curve], peers: Sequence[Curve], rules: _Rules) -> None:
         """Go on to this evaluation, unless the candidate is stopped already."""
         scores, config, num_steps = row.scores(rules.metric), rules.config, self.record.start.num_steps
         if self.stop is not None or not scores:
             return
-        short = self._look(row.step, scores, baselines, rules)
+        short = self._look(row.step, scores, baselines, peers, rules)
         taken = max(self.seen[row.step])
         self.num_sampled += taken
         self.num_short += short
         self.spent_s += working_s([row]) - row.eval_s * (1 - taken / max(scores))
-        verdict = judge(self.seen, baselines, config, num_steps=num_steps, mode=rules.mode)
+        verdict = judge(self.seen, baselines, config, num_steps=num_steps, mode=rules.mode, peers=peers)
         self.strikes[row.step] = verdict.judged_step == row.step and verdict.strikes > 0
         if row.step < num_steps and (verdict.stop or (short and verdict.strikes >= config.patience)):
             self.stop = Stop(step=row.step, gap=verdict.gap, num_samples=verdict.num_samples, whole=verdict.stop)
 
-    def _look(self, step: int, scores: Mapping[int, float], baselines: Sequence[Curve], rules: _Rules) -> bool:
+    def _look(
+        self,
+        step: int,
+        scores: Mapping[int, float],
+        baselines: Sequence[Curve],
+        peers: Sequence[Curve],
+        rules: _Rules,
+    ) -> bool:
         """Take looks until the settings ask for no more. Returns whether they ask for more than there are."""
         self.seen[step] = {}
         for num_samples in sorted(scores):
@@ -202,6 +212,7 @@ class _Run:
                 num_steps=self.record.start.num_steps,
                 num_samples=rules.num_samples,
                 mode=rules.mode,
+                peers=peers,
             ):
                 return False
         return max(scores) < rules.num_samples
