@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweeps.obstacles import HaltedError
 from sweeps.space import Resources, SpaceError
 from sweeps.space_file import profiles_of, resolve
 
@@ -136,7 +137,14 @@ def _initialise(address: str | None) -> None:
             "resources": {"driver": DRIVER_SLOTS},
             "_node_ip_address": "127.0.0.1",
         }
-    ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    except Exception as error:  # Ray raises bare ones, and several kinds of its own
+        what = f"Ray at {address} cannot be joined" if address else "Ray did not start on this machine"
+        raise HaltedError(
+            f"{what}: {' '.join(str(error).split())[:300]}; see to that (a busy machine can be too slow for Ray's "
+            "own time limits), then give the same command again"
+        ) from error
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from sweeps.encoding.request import (
     unfinished_plan,
 )
 from sweeps.encoding.worker import scratch_folder
+from sweeps.obstacles import HaltedError
 from sweeps.wording import count
 
 
@@ -162,8 +163,8 @@ def _connect(address: str | None, log: Path) -> None:
     found = cluster.running_address(address)
     try:
         cluster.connect(found, log)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise EncodeError(f"--address: cannot join Ray at {found}: {' '.join(str(error).split())[:300]}") from error
+    except HaltedError as error:
+        raise EncodeError(f"--address: {error}") from error
 
 
 def _log_file(store: StoreFolder) -> Path:

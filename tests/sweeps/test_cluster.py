@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 import ray
 
 from sweeps import cluster
+from sweeps.obstacles import HaltedError
 from sweeps.space import Resources, SpaceError
 
 FILE = cluster.Path("space.yaml")
@@ -83,3 +85,20 @@ def test_a_running_cluster_is_taken_if_it_holds_a_trial(monkeypatch, gpus, profi
     choice = cluster.choose_profile(read_space(file), file, None, "10.0.0.1:6379")
     assert choice.profile == profile
     assert f"{gpus} GPUs" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("address", "told"), [(None, "did not start on this machine"), ("10.0.0.1:6379", "10.0.0.1:6379")]
+)
+def test_a_ray_that_cannot_be_had_halts_with_one_line(address, told, tmp_path, monkeypatch: pytest.MonkeyPatch):
+
+    def fails(**_options: object) -> None:
+        raise Exception("The current node timed out during startup.\nSee the logs.")
+
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr(cluster.os, "environ", dict(os.environ))
+    monkeypatch.setattr(cluster, "silence_ray", lambda log: None)
+    with pytest.raises(HaltedError, match="timed out during startup. See the logs") as raised:
+        cluster.connect(address, tmp_path / "ray.log")
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)
