@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MOST_NAMES = 4  # of trials, in one line
-MOMENT_S = 0.05  # less is rounding
+MOMENT_S = 0.5  # less is told as nothing
 SPOKEN = {WORSE: "worse", LEVEL: "within noise", BETTER: "better"}
 
 
