@@ -254,8 +254,10 @@ def recorded_verdict(row: EvaluationRow) -> Verdict | None:
         return None
     known = {field.name for field in fields(Verdict)}
     # JSON knows no tuples.
-    told = {name: tuple(value) if isinstance(value, list) else value for name, value in row.verdict.items()}
-    return Verdict(**{name: value for name, value in told.items() if name in known})
+    told: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in row.verdict.items() if name in known
+    }
+    return Verdict(**told)
 
 
 def _line(row: Row) -> bytes:
