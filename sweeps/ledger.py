@@ -211,6 +211,12 @@ def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
     return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
 
 
+def peer_curves(records: Iterable[TrialRecord], trial: str, metric: str) -> list[Curve]:
+    """The curves of all candidates but `trial` that have not failed, however they ended."""
+    others = (record for record in records if not record.is_baseline and record.trial != trial)
+    return [record.curve(metric) for record in others if record.outcome != FAILED]
+
+
 def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
     """A verdict as JSON holds and gives it back: an infinite gap becomes the largest number, a tuple a list."""
     if verdict is None:
