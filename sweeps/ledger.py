@@ -235,6 +235,21 @@ def _by_start(record: TrialRecord) -> tuple[int, float, str]:
     return (-1, record.start.time, record.trial) if order is None else (order, 0.0, record.trial)
 
 
+def peer_curves(records: Iterable[TrialRecord], trial: str, metric: str) -> list[Curve]:
+    """The curves of all candidates but `trial` that have not failed, however they ended.
+
+    An audited one has none after the step at which it would have been stopped: an audit changes nothing for others.
+    """
+    others = (record for record in records if record.start.role == CANDIDATE and record.trial != trial)
+    return [_until_audited(record, metric) for record in others if record.outcome != FAILED]
+
+
+def _until_audited(record: TrialRecord, metric: str) -> Curve:
+    steps = [row.step for row in record.evaluations if row.verdict and row.verdict.get("audited")]
+    curve = record.curve(metric)
+    return {step: scores for step, scores in curve.items() if step <= steps[0]} if steps else curve
+
+
 def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
     """A verdict as JSON holds and gives it back: an infinite gap becomes the largest number, a tuple a list."""
     if verdict is None:

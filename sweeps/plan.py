@@ -117,11 +117,16 @@ def _trials_line(space: SearchSpace) -> str:
 
 
 def _stopping_line(space: SearchSpace) -> str:
-    stop = space.stop
+    stop, halving = space.stop, ""
+    if stop.halving is not None:
+        halving = (
+            f"; from {stop.halving.start:.0%} of the run on, {stop.halving.keep:.0%} of the others go on with each "
+            "doubling of the step (halving)"
+        )
     return (
         f"{stop.patience} evaluations in a row more than {stop.margin:g} spreads worse than the baseline, "
-        f"after {stop.grace:.0%} of the run, once {stop.min_seeds} of its seeds have come there; "
-        f"{stop.audit:.0%} of those go on, as an audit"
+        f"after {stop.grace:.0%} of the run, once {stop.min_seeds} of its seeds have come there{halving}; "
+        f"{stop.audit:.0%} of those that it would stop go on, as an audit"
     )
 
 

@@ -5,7 +5,8 @@ then, look by look as far as the settings ask for looks: under its own settings 
 
 A ledger cannot tell everything. A candidate that was really stopped has no curve after that step: where the settings
 would let it go on, its end is unknown. The audited candidates are what is known of such ends. And an evaluation that
-ended on few samples has no more of them: a stop that rests on fewer samples than the rule takes is marked as such.
+ended on few samples has no more of them: a stop by strikes that rests on fewer samples than the rule takes is marked as
+such, and what halving would leave behind on fewer samples goes on.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def replay(
     runs = {record.trial: _Run(record) for record in records if record.start.role == CANDIDATE}
     rows = [row for run in runs.values() for row in run.record.evaluations]
     for row in sorted(rows, key=lambda row: (row.time, row.trial, row.step)):
-        runs[row.trial].judge(row, whole if hindsight else _known_at(row.time, baselines, metric), rules)
+        peers = _peers_at(row.time, [run for trial, run in runs.items() if trial != row.trial])
+        runs[row.trial].judge(row, whole if hindsight else _known_at(row.time, baselines, metric), peers, rules)
     return Replay(
         config=config,
         metric=metric,
@@ -151,8 +153,17 @@ def _known_at(time: float, baselines: Sequence[TrialRecord], metric: str) -> lis
     return [
         {row.step: scores for row in record.evaluations if row.time <= time and (scores := row.scores(metric))}
         for record in baselines
-        if not (record.end is not None and record.outcome == FAILED and record.end.time <= time)
+        if not _had_failed(record, time)
     ]
+
+
+def _peers_at(time: float, runs: Sequence[_Run]) -> list[Curve]:
+    """The other candidates' curves up to where each would have been stopped, without those that had failed by then."""
+    return [run.seen for run in runs if not _had_failed(run.record, time)]
+
+
+def _had_failed(record: TrialRecord, time: float) -> bool:
+    return record.end is not None and record.outcome == FAILED and record.end.time <= time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,22 +186,29 @@ class _Run:
     num_short: int = 0
     spent_s: float = 0.0
 
-    def judge(self, row: EvaluationRow, baselines: Sequence[Curve], rules: _Rules) -> None:
+    def judge(self, row: EvaluationRow, baselines: Sequence[Curve], peers: Sequence[Curve], rules: _Rules) -> None:
         """Go on to this evaluation, unless the candidate is stopped already."""
         scores, config, num_steps = row.scores(rules.metric), rules.config, self.record.start.num_steps
         if self.stop is not None or not scores:
             return
-        short = self._look(row.step, scores, baselines, rules)
+        short = self._look(row.step, scores, baselines, peers, rules)
         taken = max(self.seen[row.step])
         self.num_sampled += taken
         self.num_short += short
         self.spent_s += working_s([row]) - row.eval_s * (1 - taken / max(scores))
-        verdict = judge(self.seen, baselines, config, num_steps=num_steps, mode=rules.mode)
+        verdict = judge(self.seen, baselines, config, num_steps=num_steps, mode=rules.mode, peers=peers)
         self.strikes[row.step] = verdict.judged_step == row.step and verdict.strikes > 0
         if row.step < num_steps and (verdict.stop or (short and verdict.strikes >= config.patience)):
             self.stop = Stop(step=row.step, gap=verdict.gap, num_samples=verdict.num_samples, whole=verdict.stop)
 
-    def _look(self, step: int, scores: Mapping[int, float], baselines: Sequence[Curve], rules: _Rules) -> bool:
+    def _look(
+        self,
+        step: int,
+        scores: Mapping[int, float],
+        baselines: Sequence[Curve],
+        peers: Sequence[Curve],
+        rules: _Rules,
+    ) -> bool:
         """Take looks until the settings ask for no more. Returns whether they ask for more than there are."""
         self.seen[step] = {}
         for num_samples in sorted(scores):
@@ -202,6 +220,7 @@ class _Run:
                 num_steps=self.record.start.num_steps,
                 num_samples=rules.num_samples,
                 mode=rules.mode,
+                peers=peers,
             ):
                 return False
         return max(scores) < rules.num_samples

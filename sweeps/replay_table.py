@@ -24,9 +24,11 @@ SPOKEN = {WORSE: "worse", LEVEL: "within noise", BETTER: "better"}
 
 def settings_line(config: StopConfig) -> str:
     """'margin 2, patience 2, grace 0.2, min_seeds 2, evaluation adaptive'."""
+    halving = config.halving
+    thinned = "" if halving is None else f", halving {halving.start:g} / {halving.keep:g} / {halving.apart:g}"
     return (
         f"margin {config.margin:g}, patience {config.patience}, grace {config.grace:g}, min_seeds {config.min_seeds}, "
-        f"evaluation {config.evaluation}"
+        f"evaluation {config.evaluation}{thinned}"
     )
 
 

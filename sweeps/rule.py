@@ -28,16 +28,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sweeps.looks import (
-    MIN_SEEDS,
-    ROUNDING,
-    Curve,
-    Scores,
-    Spread,
-    measured_spread,
-    most_samples,
-    prediction_errors,
-)
+from sweeps.gaps import Gap, Yardstick, compare
+from sweeps.halving import Halving, Place, place_among
+from sweeps.looks import MIN_SEEDS, Curve, Scores, measured_spread, most_samples
 
 __all__ = ["CLEAR", "Curve", "Gap", "Scores", "StopConfig", "Verdict", "compare", "is_open", "judge"]
 
@@ -55,6 +48,7 @@ class StopConfig:
     patience: so many such evaluations in a row stop it.
     grace: fraction of the run before which evaluations do not count.
     min_seeds: a step is judged once so many baseline seeds have passed it, and then at once with all before it.
+    halving: thin out those that keep up with the baseline (sweeps.halving); null: all of them go on to the end.
     evaluation: 'adaptive': an evaluation ends on as few samples as decide it; 'full': always on all.
     audit: share of those it would stop that go on to the end, drawn at random (sweeps.audit).
     """
@@ -63,6 +57,7 @@ class StopConfig:
     patience: int = 2
     grace: float = 0.2
     min_seeds: int = MIN_SEEDS
+    halving: Halving | None = None
     evaluation: str = ADAPTIVE
     audit: float = 0.1
 
@@ -93,7 +88,8 @@ class Verdict:
     value, baseline_mean (geometric): on num_samples. spread (relative), seeds: what the gap was measured with.
     margin: as corrected for the `freedom` of the spread, in degrees. error: of the gap, in the gap's unit; 0 on all
     samples. forecast: the gap at the last step of the run, if it goes on as it has; None below three comparisons. It
-    decides nothing.
+    decides nothing. rank, ranked, kept: with halving, the place among the candidates that have come as far, and how
+    many of those go on.
     audited: the candidate would end here, and goes on as an audit of the rule (sweeps.audit).
     """
 
@@ -112,41 +108,32 @@ class Verdict:
     freedom: float | None = None
     struck: tuple[int, ...] = ()
     forecast: float | None = None
+    rank: int | None = None
+    ranked: int = 0
+    kept: int | None = None
     audited: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gap:
-    """The comparison at one step, on num_samples. gap, error: see the module."""
-
-    step: int
-    num_samples: int
-    value: float
-    baseline_mean: float
-    spread: float
-    seeds: int
-    gap: float
-    error: float
-
-
 def judge(
-    candidate: Curve, baselines: Sequence[Curve], config: StopConfig, *, num_steps: int, mode: str = "min"
+    candidate: Curve,
+    baselines: Sequence[Curve],
+    config: StopConfig,
+    *,
+    num_steps: int,
+    mode: str = "min",
+    peers: Sequence[Curve] = (),
 ) -> Verdict:
     """Judge the whole curve so far. A candidate ahead of the baseline is caught up with at its next evaluation.
 
-    It stops only on all samples: strikes before the last may be told from fewer.
+    It stops only on all samples: strikes before the last may be told from fewer. peers: the curves of all other
+    candidates, which only halving reads.
     """
-    spread = measured_spread(baselines)
-    gaps = _judged(candidate, baselines, config, spread, num_steps, mode)
-    if spread is None or not gaps:
+    standing = _standing(candidate, baselines, config, num_steps, mode, peers)
+    if standing is None or not standing.decides:
         return Verdict(stop=False, reason="not judged yet: in grace, or the baseline has not come this far")
-    margin = spread.corrected(config.margin)
-    struck = _struck(gaps, margin)
-    last = gaps[-1]
-    all_samples = most_samples(baselines)
-    stop = len(struck) >= config.patience and last.num_samples == all_samples
+    last, place, all_samples = standing.last, standing.place, most_samples(baselines)
     verdict = Verdict(
-        stop=stop,
+        stop=standing.falls_short and last.num_samples == all_samples,
         reason="",
         judged_step=last.step,
         value=last.value,
@@ -154,13 +141,16 @@ def judge(
         spread=last.spread,
         seeds=last.seeds,
         gap=last.gap,
-        strikes=len(struck),
+        strikes=len(standing.struck),
         num_samples=last.num_samples,
         error=last.error,
-        margin=margin,
-        freedom=spread.freedom,
-        struck=struck,
-        forecast=_forecast(gaps, num_steps),
+        margin=standing.margin,
+        freedom=standing.freedom,
+        struck=standing.struck,
+        forecast=_forecast(standing.gaps, num_steps),
+        rank=place.rank if place else None,
+        ranked=place.of if place else 0,
+        kept=place.kept if place else None,
     )
     return replace(verdict, reason=_reason(verdict, config, all_samples, num_steps))
 
@@ -173,11 +163,12 @@ def is_open(
     num_steps: int,
     num_samples: int,
     mode: str = "min",
+    peers: Sequence[Curve] = (),
 ) -> bool:
     """Whether the candidate's latest step should be evaluated on more samples, of `num_samples` in all.
 
     Also while nothing is measured there, at the last step, where the baseline has not come this far (nobody can tell
-    yet what will be needed), and where a strike would stop the candidate. Not in the grace, which decides nothing.
+    yet what will be needed), and where the verdict would be to stop. Not in the grace, which decides nothing.
     """
     step = max(candidate, default=0)
     scores = candidate.get(step, {})
@@ -187,70 +178,72 @@ def is_open(
         return False
     if config.evaluation == FULL or step >= num_steps:
         return True
-    if step < config.grace * num_steps:
+    if step < num_steps * min([config.grace, *([config.halving.start] if config.halving else [])]):
         return False
+    standing = _standing(candidate, baselines, config, num_steps, mode, peers)
+    if standing is None or most_samples(baselines) != num_samples:
+        return True
+    if (standing.last.step, standing.last.num_samples) != (step, max(scores)):
+        return True
+    return standing.decides and standing.near
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Standing:
+    """Where a candidate stands. last: its latest comparison. gaps: those that count, outside the grace."""
+
+    last: Gap
+    gaps: Sequence[Gap]
+    struck: tuple[int, ...]
+    margin: float
+    freedom: float
+    patience: int
+    place: Place | None
+
+    @property
+    def decides(self) -> bool:
+        """Whether there is anything to judge by."""
+        return bool(self.gaps) or self.place is not None
+
+    @property
+    def falls_short(self) -> bool:
+        return len(self.struck) >= self.patience or (self.place is not None and self.place.left_behind)
+
+    @property
+    def near(self) -> bool:
+        """Whether it would stop, or whether more samples could well say otherwise."""
+        error = CLEAR * self.last.error
+        at_margin = bool(self.gaps) and abs(self.last.gap - self.margin) < error
+        at_cut = self.place is not None and self.place.beyond > -error
+        return self.falls_short or at_margin or at_cut
+
+
+def _standing(
+    candidate: Curve, baselines: Sequence[Curve], config: StopConfig, num_steps: int, mode: str, peers: Sequence[Curve]
+) -> _Standing | None:
+    """None while nothing can be compared."""
     spread = measured_spread(baselines)
-    gaps = _judged(candidate, baselines, config, spread, num_steps, mode)
-    last = gaps[-1] if gaps else None
-    if last is None or (last.step, last.num_samples) != (step, max(scores)) or most_samples(baselines) != num_samples:
-        return True
-    assert spread is not None
-    margin = spread.corrected(config.margin)
-    if abs(last.gap - margin) < CLEAR * last.error:
-        return True
-    return len(_struck(gaps, margin)) >= config.patience
-
-
-def compare(candidate: Curve, baselines: Sequence[Curve], *, mode: str = "min") -> list[Gap]:
-    """The gap at every step of the candidate that at least two baseline seeds have reached, at equal n: the largest."""
-    return _compared(candidate, baselines, measured_spread(baselines), MIN_SEEDS, mode)
-
-
-def _compared(
-    candidate: Curve, baselines: Sequence[Curve], spread: Spread | None, min_seeds: int, mode: str
-) -> list[Gap]:
     if spread is None:
-        return []
-    errors, gaps = prediction_errors(baselines), []
-    for step, scores in sorted(candidate.items()):
-        for n in sorted(scores, reverse=True):
-            seeds = [curve[step][n] for curve in baselines if curve.get(step, {}).get(n, 0) > 0]
-            if len(seeds) >= min_seeds:
-                gaps.append(_gap(step, n, scores[n], seeds, spread.value, errors[n], mode))
-                break
-    return gaps
-
-
-def _gap(
-    step: int, num_samples: int, value: float, seeds: Sequence[float], spread: float, error: float, mode: str
-) -> Gap:
-    """One comparison; `seeds` are the baseline's values, `error` is relative."""
-    log_mean = statistics.fmean(map(math.log, seeds))
-    # A value of 0 or below (an unbiased MMD can be) is better than anything a logarithm can say.
-    difference = math.log(value) - log_mean if value > 0 else -math.inf
-    if abs(difference) < ROUNDING:
-        difference = 0.0
-    worse = difference if mode == "min" else -difference
-    if math.isnan(value) or math.isinf(value):
-        worse = math.inf
-    return Gap(
-        step=step,
-        num_samples=num_samples,
-        value=value,
-        baseline_mean=math.exp(log_mean),
-        spread=spread,
-        seeds=len(seeds),
-        gap=worse / (spread * math.sqrt(1 + 1 / len(seeds))),
-        error=error / spread,
+        return None
+    yardstick = Yardstick.of(baselines, spread, min_seeds=config.min_seeds, mode=mode)
+    compared = yardstick.gaps(candidate)
+    if not compared:
+        return None
+    margin = spread.corrected(config.margin)
+    counting = [gap for gap in compared if gap.step >= config.grace * num_steps]
+    place = None
+    if config.halving is not None:
+        own, *others = ({gap.step: gap.gap for gap in gaps} for gaps in (compared, *map(yardstick.gaps, peers)))
+        place = place_among(own, others, config.halving, num_steps=num_steps, seeds=compared[-1].seeds)
+    return _Standing(
+        last=compared[-1],
+        gaps=counting,
+        struck=_struck(counting, margin),
+        margin=margin,
+        freedom=spread.freedom,
+        patience=config.patience,
+        place=place,
     )
-
-
-def _judged(
-    candidate: Curve, baselines: Sequence[Curve], config: StopConfig, spread: Spread | None, num_steps: int, mode: str
-) -> list[Gap]:
-    """The gaps that count: those outside the grace, at steps that enough seeds have passed."""
-    gaps = _compared(candidate, baselines, spread, config.min_seeds, mode)
-    return [gap for gap in gaps if gap.step >= config.grace * num_steps]
 
 
 def _struck(gaps: Sequence[Gap], margin: float) -> tuple[int, ...]:
@@ -272,14 +265,17 @@ def _forecast(gaps: Sequence[Gap], num_steps: int) -> float | None:
 def _reason(verdict: Verdict, config: StopConfig, all_samples: int, num_steps: int) -> str:
     assert verdict.gap is not None
     samples = "" if verdict.num_samples == all_samples else f" (n={verdict.num_samples})"
-    told = f"{_spoken(verdict.gap)} than the baseline at step {verdict.judged_step}{samples}"
-    if verdict.stop:
-        told += f", {verdict.strikes} evaluations in a row above the margin of {verdict.margin:.2g}"
+    parts = [f"{_spoken(verdict.gap)} than the baseline at step {verdict.judged_step}{samples}"]
+    if verdict.stop and verdict.strikes >= config.patience:
+        parts.append(f", {verdict.strikes} evaluations in a row above the margin of {verdict.margin:.2g}")
     elif verdict.strikes:
-        told += f", strike {verdict.strikes} of {config.patience}"
+        parts.append(f", strike {verdict.strikes} of {config.patience}")
+    if verdict.rank is not None:
+        left = "halving leaves it behind: " if verdict.stop and verdict.strikes < config.patience else ""
+        parts.append(f"; {left}number {verdict.rank} of {verdict.ranked} candidates, of which {verdict.kept} go on")
     if verdict.forecast is not None and verdict.judged_step != num_steps:
-        told += f"; on this trend {_spoken(verdict.forecast)} at the end"
-    return told
+        parts.append(f"; on this trend {_spoken(verdict.forecast)} at the end")
+    return "".join(parts)
 
 
 def _spoken(gap: float) -> str:

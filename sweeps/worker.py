@@ -23,8 +23,8 @@ from prx_model.training.checkpoints import CheckpointError, Checkpoints
 from prx_model.training.distributed import Workers, joined_workers
 from prx_model.training.window import DivergedError
 from sweeps.audit import audited
-from sweeps.config import load_config
-from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
+from sweeps.config import build, load_config
+from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, peer_curves, verdict_row
 from sweeps.locks import only_writer
 from sweeps.resumption import is_over, resumed, stopped_by
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
@@ -194,13 +194,15 @@ class _Trial:
         task = self.task
         if task.role == BASELINE or task.metric not in looks[-1].values:
             return True
+        stop = build(StopConfig, task.stop, "stop")
         return is_open(
             self._curve(step, looks),
             self.ledger.baseline_curves(task.metric),
-            StopConfig(**task.stop),
+            stop,
             num_steps=config.training.steps,
             num_samples=config.evaluation.num_samples,
             mode=task.mode,
+            peers=self._peers(stop),
         )
 
     def _curve(self, step: int, looks: list[SuiteResult]) -> Curve:
@@ -210,14 +212,21 @@ class _Trial:
         metric = self.task.metric
         return known | {step: {look.num_samples: look.values[metric] for look in looks if metric in look.values}}
 
+    def _peers(self, stop: StopConfig) -> list[Curve]:
+        """The other candidates' curves, where the rule reads them."""
+        if stop.halving is None:
+            return []
+        return peer_curves(self.ledger.records(), self.task.trial, self.task.metric)
+
     def _verdict(self, step: int, looks: list[SuiteResult], num_steps: int) -> Verdict | None:
         """The verdict on the curve with this evaluation added. The baseline is not judged."""
         task = self.task
         if task.role == BASELINE:
             return None
         baselines = self.ledger.baseline_curves(task.metric)
-        stop = StopConfig(**task.stop)
-        verdict = judge(self._curve(step, looks), baselines, stop, num_steps=num_steps, mode=task.mode)
+        stop = build(StopConfig, task.stop, "stop")
+        peers = self._peers(stop)
+        verdict = judge(self._curve(step, looks), baselines, stop, num_steps=num_steps, mode=task.mode, peers=peers)
         # The last evaluation ends the trial anyway: there is nothing left to save by stopping it.
         if step >= num_steps:
             return replace(verdict, stop=False)

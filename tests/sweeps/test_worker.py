@@ -97,6 +97,22 @@ def test_an_audited_candidate_goes_on_to_the_end_and_decides_the_same_after_a_re
     assert audit_of(record).step == 6
 
 
+def test_halving_reads_the_other_candidates_from_the_ledger(paths, cache):
+    """This one is far better than the baseline, and behind three other candidates."""
+    steps = (3, 6, 9, 12)
+    for seed, factor in ((0, 1.0), (1, 1.01)):
+        write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys(steps, 1e9 * factor))
+    for number in range(3):
+        write_baseline(paths, f"candidate-00{number}", dict.fromkeys(steps, 1e-3), role=CANDIDATE)
+    stop = {"halving": {"start": 0.25, "keep": 0.5}, "audit": 0.0}
+    _train(planned_task(paths, cache, "candidate-003", CANDIDATE, stop=stop))
+    record = Ledger(paths).record("candidate-003")
+    assert (record.outcome, record.last_step) == (STOPPED, 6)
+    assert "halving leaves it behind: number 4 of 4 candidates, of which 2 go on" in record.end.reason
+    told = record.evaluations[-1].verdict
+    assert (told["rank"], told["ranked"], told["kept"], told["strikes"]) == (4, 4, 2, 0)
+
+
 def test_a_candidate_is_judged_only_where_the_baseline_has_been(paths, cache):
     for seed, factor in ((0, 1.0), (1, 1.01)):
         write_baseline(paths, f"baseline-seed{seed}", {3: 10.0 * factor})

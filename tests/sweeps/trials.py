@@ -60,10 +60,17 @@ def planned_task(paths: SweepPaths, cache: Path, trial: str, role: str, *, stop=
     )
 
 
-def write_baseline(paths: SweepPaths, trial: str, values: dict[int, float], counts: tuple[int, ...] = (16,)) -> None:
-    """A baseline of which only the metric's values matter, the same for every count of samples."""
+def write_baseline(
+    paths: SweepPaths,
+    trial: str,
+    values: dict[int, float],
+    counts: tuple[int, ...] = (16,),
+    *,
+    role: str = BASELINE,
+) -> None:
+    """A baseline, or a trial of another role, of which only the metric's values matter, alike for all `counts`."""
     ledger = Ledger(paths)
-    ledger.append(Start(trial=trial, role=BASELINE, seed=0, overrides={}, fingerprint="x", num_steps=12))
+    ledger.append(Start(trial=trial, role=role, seed=0, overrides={}, fingerprint="x", num_steps=12))
     for step, value in values.items():
         ledger.append(
             EvaluationRow(
