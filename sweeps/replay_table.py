@@ -38,10 +38,10 @@ def table(replay: Replay) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    whole = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    whole.add_column("candidate", overflow="fold")
+    whole = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    whole.add_column("candidate", no_wrap=True)
     whole.add_column("as recorded", overflow="fold")
-    for name in ("would stop", "gap", "n", "saved", "gap at end"):
+    for name in ("would stop", "gap", "n", "saved", "end gap"):
         whole.add_column(name, justify="right", no_wrap=True)
     whole.add_column("its end", no_wrap=True)
     for course in replay.courses:
