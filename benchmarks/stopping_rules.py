@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from stopping_curves import Problem
 
+from benchmarks.stopping_curves import Problem
 from sweeps.halving import Halving
 from sweeps.looks import Curve
 from sweeps.rule import StopConfig, judge
@@ -60,10 +60,14 @@ class Ours:
 
     def __init__(self, problem: Problem, config: StopConfig) -> None:
         self.config, self.num_steps = config, int(problem.steps[-1])
+        starts = [config.grace] + ([config.halving.start] if config.halving else [])
+        self.first = _first_index(problem, min(starts))
         self.baselines = [_curve(problem.steps, values) for values in problem.baselines]
         self.candidates = [_curve(problem.steps, values) for values in problem.candidates]
 
     def stops(self, seen: Seen, candidate: int) -> bool:
+        if seen.of_candidates[candidate] <= self.first:
+            return False  # as `judge` would say, before the grace ends and halving starts
         baselines = [self._upto(*known) for known in zip(self.baselines, seen.of_baselines, strict=True)]
         own = self._upto(self.candidates[candidate], seen.of_candidates[candidate])
         peers: list[Curve] = []
@@ -238,11 +242,9 @@ def entries() -> Sequence[Entry]:
             )
             for margin, patience, grace in (
                 (1, 2, 0.1),
-                (1, 2, 0.2),
                 (2, 2, 0.1),
                 (2, 2, 0.2),
                 (2, 2, 0.3),
-                (2, 3, 0.2),
             )
         ),
         *(
@@ -256,10 +258,8 @@ def entries() -> Sequence[Entry]:
                 (0.1, 0.03, 0.5, 1),
                 (0.1, 0.03, 0.6, 1),
                 (0.1, 0.06, 0.5, 1),
-                (0.1, 0.1, 0.5, 0.3),
                 (0.1, 0.1, 0.5, 1),
                 (0.2, 0.1, 0.5, 1),
-                (0.1, 0.1, 0.6, 1),
             )
         ),
     ]

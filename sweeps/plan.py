@@ -126,7 +126,7 @@ def _stopping_line(space: SearchSpace) -> str:
     return (
         f"{stop.patience} evaluations in a row more than {stop.margin:g} spreads worse than the baseline, "
         f"after {stop.grace:.0%} of the run, once {stop.min_seeds} of its seeds have come there{halving}; "
-        f"{stop.audit:.0%} of those that it would stop go on, as an audit"
+        f"{stop.audit:.0%} of those go on, as an audit"
     )
 
 
