@@ -230,15 +230,24 @@ def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
     return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
 
 
-def peer_curves(records: Iterable[TrialRecord], trial: str, metric: str) -> list[Curve]:
-    """The curves of all candidates but `trial` that have not failed, however they ended."""
-    others = (record for record in records if record.start.role == CANDIDATE and record.trial != trial)
-    return [record.curve(metric) for record in others if record.outcome != FAILED]
-
-
 def _by_start(record: TrialRecord) -> tuple[int, float, str]:
     order = record.start.order
     return (-1, record.start.time, record.trial) if order is None else (order, 0.0, record.trial)
+
+
+def peer_curves(records: Iterable[TrialRecord], trial: str, metric: str) -> list[Curve]:
+    """The curves of all candidates but `trial` that have not failed, however they ended.
+
+    An audited one has none after the step at which it would have been stopped: an audit changes nothing for others.
+    """
+    others = (record for record in records if record.start.role == CANDIDATE and record.trial != trial)
+    return [_until_audited(record, metric) for record in others if record.outcome != FAILED]
+
+
+def _until_audited(record: TrialRecord, metric: str) -> Curve:
+    steps = [row.step for row in record.evaluations if row.verdict and row.verdict.get("audited")]
+    curve = record.curve(metric)
+    return {step: scores for step, scores in curve.items() if step <= steps[0]} if steps else curve
 
 
 def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
@@ -261,9 +270,9 @@ def recorded_verdict(row: EvaluationRow) -> Verdict | None:
     known = {field.name for field in fields(Verdict)}
     # JSON knows no tuples.
     told: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in row.verdict.items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in row.verdict.items() if name in known
     }
-    return Verdict(**{name: value for name, value in told.items() if name in known})
+    return Verdict(**told)
 
 
 def _line(row: Row) -> bytes:

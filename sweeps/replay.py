@@ -5,7 +5,8 @@ then, look by look as far as the settings ask for looks: under its own settings 
 
 A ledger cannot tell everything. A candidate that was really stopped has no curve after that step: where the settings
 would let it go on, its end is unknown. The audited candidates are what is known of such ends. And an evaluation that
-ended on few samples has no more of them: a stop that rests on fewer samples than the rule takes is marked as such.
+ended on few samples has no more of them: a stop by strikes that rests on fewer samples than the rule takes is marked as
+such, and what halving would leave behind on fewer samples goes on.
 """
 
 from __future__ import annotations
@@ -135,10 +136,8 @@ def replay(
     runs = {record.trial: _Run(record) for record in records if record.start.role == CANDIDATE}
     rows = [row for run in runs.values() for row in run.record.evaluations]
     for row in sorted(rows, key=lambda row: (row.time, row.trial, row.step)):
-        known = whole if hindsight else _known_at(row.time, baselines, metric)
-        # Failed trials are no peers, and one that these settings stop has come no further.
-        peers = [r.seen for name, r in runs.items() if name != row.trial and r.seen and r.record.outcome != FAILED]
-        runs[row.trial].judge(row, known, peers, rules)
+        peers = _peers_at(row.time, [run for trial, run in runs.items() if trial != row.trial])
+        runs[row.trial].judge(row, whole if hindsight else _known_at(row.time, baselines, metric), peers, rules)
     return Replay(
         config=config,
         metric=metric,
@@ -154,8 +153,17 @@ def _known_at(time: float, baselines: Sequence[TrialRecord], metric: str) -> lis
     return [
         {row.step: scores for row in record.evaluations if row.time <= time and (scores := row.scores(metric))}
         for record in baselines
-        if not (record.end is not None and record.outcome == FAILED and record.end.time <= time)
+        if not _had_failed(record, time)
     ]
+
+
+def _peers_at(time: float, runs: Sequence[_Run]) -> list[Curve]:
+    """The other candidates' curves up to where each would have been stopped, without those that had failed by then."""
+    return [run.seen for run in runs if not _had_failed(run.record, time)]
+
+
+def _had_failed(record: TrialRecord, time: float) -> bool:
+    return record.end is not None and record.outcome == FAILED and record.end.time <= time
 
 
 @dataclass(frozen=True, kw_only=True)

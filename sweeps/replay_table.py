@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MOST_NAMES = 4  # of trials, in one line
-MOMENT_S = 0.05  # less is rounding
+MOMENT_S = 0.5  # less is told as nothing
 SPOKEN = {WORSE: "worse", LEVEL: "within noise", BETTER: "better"}
 
 
 def settings_line(config: StopConfig) -> str:
     """'margin 2, patience 2, grace 0.2, min_seeds 2, evaluation adaptive'."""
+    halving = config.halving
+    thinned = "" if halving is None else f", halving {halving.start:g} / {halving.keep:g} / {halving.apart:g}"
     return (
         f"margin {config.margin:g}, patience {config.patience}, grace {config.grace:g}, min_seeds {config.min_seeds}, "
-        f"evaluation {config.evaluation}"
+        f"evaluation {config.evaluation}{thinned}"
     )
 
 
@@ -36,10 +38,10 @@ def table(replay: Replay) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    whole = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    whole.add_column("candidate", overflow="fold")
+    whole = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    whole.add_column("candidate", no_wrap=True)
     whole.add_column("as recorded", overflow="fold")
-    for name in ("would stop", "gap", "n", "saved", "gap at end"):
+    for name in ("would stop", "gap", "n", "saved", "end gap"):
         whole.add_column(name, justify="right", no_wrap=True)
     whole.add_column("its end", no_wrap=True)
     for course in replay.courses:

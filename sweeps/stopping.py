@@ -167,10 +167,8 @@ def audited_end(summary: Summary, trial: TrialSummary) -> str:
     if end is None or reading is None or reading.gap is None:
         return "no end to compare with the baseline" if trial.ended else "still on its way"
     if left_behind(summary, trial):
-        verdict = (
-            "the best: halving would have lost it" if _is_best(summary, trial) else "not the best: left behind rightly"
-        )
-        return f"{gap_in_words(reading.gap)}, {verdict}"
+        lost, rightly = "the best: halving would have lost it", "not the best: it would have been left behind rightly"
+        return f"{gap_in_words(reading.gap)}, {lost if _is_best(summary, trial) else rightly}"
     return f"{gap_in_words(reading.gap)}, {SPOKEN[end]}"
 
 

@@ -16,6 +16,7 @@ from sweeps.ledger import (
     Start,
     TrialRecord,
     baseline_curves,
+    peer_curves,
     verdict_row,
 )
 from sweeps.rule import StopConfig, is_open, judge
@@ -64,11 +65,12 @@ def _turn(trial: _Trial, records: Sequence[TrialRecord], stop: StopConfig, time:
         looks = dict(whole)
     else:
         looks, curve, baselines = {}, dict(trial.record.curve(METRIC)), baseline_curves(records, METRIC)
+        known = {"num_steps": STEPS[-1], "peers": peer_curves(records, trial.start.trial, METRIC)}
         for count in COUNTS:
             looks[count] = whole[count]
-            if not is_open({**curve, step: looks}, baselines, stop, num_steps=STEPS[-1], num_samples=COUNTS[-1]):
+            if not is_open({**curve, step: looks}, baselines, stop, num_samples=COUNTS[-1], **known):
                 break
-        verdict = judge({**curve, step: looks}, baselines, stop, num_steps=STEPS[-1])
+        verdict = judge({**curve, step: looks}, baselines, stop, **known)
         last = step == STEPS[-1]
         verdict = replace(verdict, stop=False) if last else audited(verdict, trial.start.trial, "f" * 12, float(audit))
     trial.rows.append(_row(trial.start.trial, step, looks, verdict_row(verdict), time))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.audit import BETTER, LEVEL, WORSE, audit_of, audited, is_chosen, standing
 from sweeps.ledger import FINISHED, recorded_verdict
-from sweeps.rule import Verdict
-from tests.sweeps.lab import Lab
+from sweeps.rule import Verdict, judge
+from tests.sweeps.lab import OBJECTIVE, STEPS, Lab
 
 names, prints = st.text(min_size=1, max_size=20), st.text("0123456789abcdef", min_size=12, max_size=12)
 shares = st.floats(min_value=0, max_value=1)
@@ -62,6 +64,17 @@ def test_an_audited_candidate_ends_as_finished_and_the_ledger_keeps_where_it_wou
     later = [row for row in going_on.evaluations if row.step > audit.step]
     assert audit.cost_s == 12 * len(later)
     assert not recorded_verdict(going_on.evaluations[-1]).audited, "it has recovered by then"
+
+
+def test_a_verdict_comes_back_from_the_ledger_as_it_was(tmp_path):
+    lab = Lab(tmp_path, candidates=1)
+    lab.baselines(1.0, 1.03)
+    lab.judged("candidate-000", (2.0, 2.0, 2.0, 2.0, 2.0), audit=True)
+    record = lab.ledger.record("candidate-000")
+    curve, baselines = record.curve(OBJECTIVE), lab.ledger.baseline_curves(OBJECTIVE)
+    verdict = judge(curve, baselines, lab.space.stop, num_steps=STEPS[-1])
+    assert verdict.struck == STEPS
+    assert recorded_verdict(record.evaluations[-1]) == replace(verdict, stop=False)
 
 
 def test_a_verdict_of_another_version_can_be_read(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweeps.halving import Halving
 from sweeps.ledger import FAILED, FINISHED, STOPPED, End
 from sweeps.replay import replay
 from sweeps.rule import ADAPTIVE, FULL, StopConfig
@@ -40,6 +41,7 @@ stops = st.builds(
     patience=st.integers(min_value=1, max_value=3),
     grace=st.sampled_from([0.0, 0.3]),
     evaluation=st.sampled_from([ADAPTIVE, FULL]),
+    halving=st.sampled_from([None, Halving(start=0.2, keep=0.5, apart=0.2)]),
 )
 
 
@@ -91,7 +93,7 @@ def test_time_is_spent_or_saved_and_never_both(sweep, other):
 @given(sweeps(evaluation=FULL), stops)
 def test_a_stricter_rule_stops_no_later(sweep, looser):
     records, _ = sweep
-    looser = replace(looser, evaluation=FULL)
+    looser = replace(looser, evaluation=FULL, halving=None)
     stricter = replace(looser, margin=looser.margin / 2, patience=max(1, looser.patience - 1))
     sooner, later = (steps_of(replay(records, rule, metric=METRIC, mode="min")) for rule in (stricter, looser))
     for trial, other in later.items():
