@@ -104,7 +104,7 @@ def test_halving_reads_the_other_candidates_from_the_ledger(paths, cache):
         write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys(steps, 1e9 * factor))
     for number in range(3):
         write_baseline(paths, f"candidate-00{number}", dict.fromkeys(steps, 1e-3), role=CANDIDATE)
-    stop = {"halving": {"start": 0.25, "keep": 0.5}}
+    stop = {"halving": {"start": 0.25, "keep": 0.5}, "audit": 0.0}
     _train(planned_task(paths, cache, "candidate-003", CANDIDATE, stop=stop))
     record = Ledger(paths).record("candidate-003")
     assert (record.outcome, record.last_step) == (STOPPED, 6)
