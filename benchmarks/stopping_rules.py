@@ -60,8 +60,7 @@ class Ours:
 
     def __init__(self, problem: Problem, config: StopConfig) -> None:
         self.config, self.num_steps = config, int(problem.steps[-1])
-        starts = [config.grace] + ([config.halving.start] if config.halving else [])
-        self.first = _first_index(problem, min(starts))
+        self.first = _first_index(problem, config.begins)
         self.baselines = [_curve(problem.steps, values) for values in problem.baselines]
         self.candidates = [_curve(problem.steps, values) for values in problem.candidates]
 

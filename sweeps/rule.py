@@ -77,6 +77,11 @@ class StopConfig:
         if not 0 <= self.audit <= 1:
             raise ValueError(f"audit: got {self.audit}, allowed is a share of the stopped, 0 to 1")
 
+    @property
+    def begins(self) -> float:
+        """The fraction of the run before which nothing is decided."""
+        return self.grace if self.halving is None else min(self.grace, self.halving.start)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -178,7 +183,7 @@ def is_open(
         return False
     if config.evaluation == FULL or step >= num_steps:
         return True
-    if step < num_steps * min([config.grace, *([config.halving.start] if config.halving else [])]):
+    if step < config.begins * num_steps:
         return False
     standing = _standing(candidate, baselines, config, num_steps, mode, peers)
     if standing is None or most_samples(baselines) != num_samples:
