@@ -69,7 +69,7 @@ def main() -> None:
     stop = space.stop if options.margin is None else replace(space.stop, margin=options.margin)
     records = Ledger(paths).records()
     baselines = baseline_curves(records, metric)
-    candidates = [r for r in records if not r.is_baseline and r.evaluations]
+    candidates = [r for r in records if r.is_candidate and r.evaluations]
     whole = [r for r in candidates if all(row.num_samples == num_samples for row in r.evaluations)]
     if len(whole) < len(candidates):
         parser.error(f"{len(candidates) - len(whole)} candidates were not evaluated on all samples: run with full")

@@ -23,13 +23,17 @@ from sweeps.looks import Curve, latest
 from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
 
-BASELINE, CANDIDATE = "baseline", "candidate"
+BASELINE, CANDIDATE, CONFIRMATION = "baseline", "candidate", "confirmation"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a trial is. Written once, by the driver, before the trial runs."""
+    """What a trial is. Written once, by the driver, before the trial runs.
+
+    confirms: the candidate that a confirmation trains again with another seed. reused_from: the sweep, in the same
+    results folder, that has trained this baseline. Both are '' in rows of other kinds, and of older ledgers.
+    """
 
     trial: str
     role: str
@@ -37,6 +41,8 @@ class Start:
     overrides: Mapping[str, Any]
     fingerprint: str
     num_steps: int
+    confirms: str = ""
+    reused_from: str = ""
     kind: str = "start"
     time: float = field(default_factory=time.time)
 
@@ -118,6 +124,11 @@ class TrialRecord:
     @property
     def is_baseline(self) -> bool:
         return self.start.role == BASELINE
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is one of those that Optuna chose: neither a baseline nor a candidate's run with another seed."""
+        return self.start.role == CANDIDATE
 
     @property
     def outcome(self) -> str | None:

@@ -11,7 +11,9 @@ from typing import Any
 
 from prx_model.metrics.table import METRICS
 from sweeps import figures
+from sweeps.findings import caution
 from sweeps.ledger import FAILED, FINISHED, STOPPED
+from sweeps.page_confirmation import confirmation_section
 from sweeps.page_costs import costs_section
 from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
 from sweeps.page_record import record_section
@@ -20,7 +22,7 @@ from sweeps.page_style import SECURITY, STYLE
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.summary import UNFINISHED, Summary, TrialSummary
-from sweeps.wording import caution, count, difference, duration, number, steps
+from sweeps.wording import count, difference, duration, number, steps
 
 WIDE_IN, NARROW_IN = 10.5, 4.6  # the main figure on a screen and on a phone
 PANEL_IN = (4.5, 3.2)
@@ -30,6 +32,7 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
     """Write paths.page as a whole or not at all, and return it. `starts` is what sweeps.provenance has recorded."""
     sections = [
         _head(space, summary),
+        confirmation_section(space, summary),
         _curves(space, summary),
         _other_metrics(summary),
         samples_section(space, paths, summary),
@@ -151,7 +154,7 @@ def _other_metrics(summary: Summary) -> str:
 def _trials(summary: Summary) -> str:
     heads = ["trial", summary.metric, *summary.metrics[1:], "steps", "time", "outcome and reason"]
     rows = [_baseline_mean_row(summary, heads)] if summary.baseline[summary.metric] else []
-    rows += [_trial_row(summary, trial, heads) for trial in [*summary.ranked(), *summary.baselines]]
+    rows += [_trial_row(summary, trial, heads) for trial in summary.in_order()]
     if not rows:
         return section("trials", "All trials", paragraph("No trial has started yet."))
     head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in heads)

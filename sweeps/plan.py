@@ -19,11 +19,11 @@ from prx_model.sampling import sample
 from prx_model.training.config import ADAMW, MUON
 from prx_model.training.loop import optimizer_step
 from prx_model.training.state import TrainState
+from sweeps.agenda import most_confirmations, num_open
 from sweeps.config import listing
 from sweeps.ledger import Ledger
 from sweeps.preflight import stored_manifest, weight_findings
 from sweeps.rule import ADAPTIVE
-from sweeps.search import num_open
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.wording import duration
@@ -33,7 +33,7 @@ MEASURABLE_PARAMETERS = 50_000_000  # above this, a timing step in the driver is
 
 
 def num_trials(space: SearchSpace) -> int:
-    return space.budget.candidates + space.budget.baseline_seeds
+    return space.budget.candidates + space.budget.baseline_seeds + most_confirmations(space)
 
 
 def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
@@ -49,6 +49,7 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
         ("Trials", _trials_line(space)),
         *[("Searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.dimensions)],
         ("Stopping", _stopping_line(space)),
+        ("Confirming", _confirming_line(space)),
         *[
             ("Note", f"{m} is scored by the network that teacher {t} is: it flatters that teacher")
             for m, t in flattered
@@ -122,6 +123,15 @@ def _stopping_line(space: SearchSpace) -> str:
         f"{stop.patience} evaluations in a row more than {stop.margin:g} spreads worse than the baseline, "
         f"after {stop.grace:.0%} of the run"
     )
+
+
+def _confirming_line(space: SearchSpace) -> str:
+    seeds = space.fresh_seeds
+    if not space.confirm.best:
+        return "off: the winner will be the best of many on one seed"
+    best = min(space.confirm.best, space.budget.candidates)
+    which = "the best candidate" if best == 1 else f"the best {best} candidates"
+    return f"{which} again with seed{'s' * (len(seeds) > 1)} {listing(seeds)}, when all have ended"
 
 
 def estimate(space: SearchSpace, config: ExperimentConfig, paths: SweepPaths) -> str:

@@ -6,13 +6,15 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sweeps.confirmed import Confirmed
+from sweeps.findings import caution, interval
 from sweeps.ledger import FINISHED
 from sweeps.page import write_page
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary, summarise
 from sweeps.wording import (
-    caution,
     compute_sentence,
+    count,
     difference,
     estimated,
     number,
@@ -91,6 +93,8 @@ def _baseline_row(summary: Summary, others: Sequence[str]) -> list[str]:
 
 
 def _row(summary: Summary, trial: TrialSummary, others: Sequence[str]) -> list[str]:
+    if tested := next((one for one in summary.confirmed if one.trial == trial.name and one.objective), None):
+        return _confirmed_row(summary, trial, tested, others)
     reading = trial.readings.get(summary.metric)
     value = "-" if reading is None else "\n".join(difference(reading)).rstrip()
     values = []
@@ -98,7 +102,26 @@ def _row(summary: Summary, trial: TrialSummary, others: Sequence[str]) -> list[s
         other = trial.readings.get(metric)
         percent = "" if other is None or other.percent is None else f"\n{signed_percent(other.percent)}"
         values.append("-" if other is None else f"{estimated(other)}{percent}")
-    star = " *" if summary.best and trial.name == summary.best.trial else ""
     end = outcome(trial)
     end = end if len(end) <= LONGEST_REASON else f"{end[:LONGEST_REASON]} ..."
-    return [f"{trial.name}{star}\n{trial.config}", value, *values, steps(trial), end]
+    return [_name(summary, trial), value, *values, steps(trial), end]
+
+
+def _name(summary: Summary, trial: TrialSummary) -> str:
+    star = " *" if summary.best and trial.name == summary.best.trial else ""
+    return f"{trial.name}{star}\n{trial.config}"
+
+
+def _confirmed_row(summary: Summary, trial: TrialSummary, tested: Confirmed, others: Sequence[str]) -> list[str]:
+    """Means over seeds; differences, with their interval, on fresh ones."""
+    found = tested.objective
+    assert found is not None
+    value = f"{number(tested.means[summary.metric])} ({signed_percent(found.percent)})\n{interval(found)}"
+    values = []
+    for metric in others:
+        other, mean = tested.differences.get(metric), tested.means.get(metric)
+        percent = "" if other is None else f"\n{signed_percent(other.percent)}"
+        values.append("-" if mean is None else f"{number(mean)}{percent}")
+    failed = f", {tested.num_failed} failed" if tested.num_failed else ""
+    end = f"confirmed: mean of {count(len(tested.seeds), 'seed')}, differences on {found.fresh} fresh{failed}"
+    return [_name(summary, trial), value, *values, steps(trial), end]

@@ -90,7 +90,7 @@ def _run(
     address: str | None,
 ) -> int:
     from sweeps import plan, preflight, preparation, progress, provenance, report, sweep
-    from sweeps.summary import best_record
+    from sweeps.confirmation import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
     with sweep.only_driver(paths):

@@ -1,4 +1,4 @@
-"""Which trial comes next: what is unfinished, then baseline seeds, then what Optuna suggests.
+"""Which trial comes next: what is unfinished, then baseline seeds, what Optuna suggests, and confirmations.
 
 Rebuilt from the ledger at every start of a sweep.
 """
@@ -6,30 +6,20 @@ Rebuilt from the ledger at every start of a sweep.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
+from sweeps.agenda import Planned, again, candidate_name, missing_baselines, missing_confirmations, unfinished
 from sweeps.config import deciding, fingerprint, to_plain
-from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord
+from sweeps.ledger import BASELINE, CANDIDATE, CONFIRMATION, FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord
 from sweeps.space import Dimension, SearchSpace
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from ray.tune.search.optuna import OptunaSearch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A trial that is known before Optuna is asked."""
-
-    trial: str
-    role: str
-    seed: int
-    overrides: Mapping[str, Any]
 
 
 def distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
@@ -46,41 +36,15 @@ def distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution
     return {dimension.path: of(dimension) for dimension in dimensions}
 
 
-def baseline_name(seed: int) -> str:
-    return f"baseline-seed{seed}"
-
-
-def candidate_name(number: int) -> str:
-    return f"candidate-{number:03d}"
-
-
 def _next_number(candidates: Sequence[TrialRecord]) -> int:
     """One above the highest: a name is never given twice, whatever is missing from the ledger."""
     return max((int(record.trial.rpartition("-")[2]) for record in candidates), default=-1) + 1
 
 
-def unfinished(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    return [record for record in records if record.end is None]
-
-
-def missing_baselines(space: SearchSpace, records: Sequence[TrialRecord]) -> list[Planned]:
-    started = {record.trial for record in records}
-    return [
-        Planned(trial=baseline_name(seed), role=BASELINE, seed=seed, overrides=dict(space.baseline))
-        for seed in space.baseline_seeds
-        if baseline_name(seed) not in started
-    ]
-
-
-def num_open(space: SearchSpace, records: Sequence[TrialRecord]) -> int:
-    """Trials still to run, of this budget."""
-    candidates = [record for record in records if not record.is_baseline]
-    to_suggest = max(0, space.budget.candidates - len(candidates))
-    return len(unfinished(records)) + len(missing_baselines(space, records)) + to_suggest
-
-
 class SweepSearch(Searcher):
     """Tune's searcher: a queue of known trials in front of Ray's OptunaSearch.
+
+    Confirmations come last, when every candidate has ended: only then is it known which are the best.
 
     Optuna's study holds the candidates only, and is rebuilt from the ledger: finished ones as complete, stopped ones as
     pruned with their intermediate values, failed ones as failed. Unfinished candidates are enqueued, so that Optuna
@@ -91,11 +55,13 @@ class SweepSearch(Searcher):
         super().__init__(metric=space.objective.metric, mode=space.objective.mode)
         self.space, self.ledger = space, ledger
         records = ledger.records()
-        candidates = [record for record in records if not record.is_baseline]
+        candidates = [record for record in records if record.is_candidate]
         self.num_candidates, self.next_number = len(candidates), _next_number(candidates)
-        self.queue = deque(_again(r) for r in unfinished(records) if r.is_baseline)
+        self.queue = deque(again(r) for r in unfinished(records) if r.is_baseline)
         self.queue.extend(missing_baselines(space, records))
-        self.queue.extend(_again(record) for record in unfinished(candidates))
+        self.queue.extend(again(record) for record in unfinished(candidates))
+        self.queue.extend(again(r) for r in unfinished(records) if r.start.role == CONFIRMATION)
+        self.live: set[str] = set()  # Tune's trial ids of candidates that have not ended
         self.names: dict[str, Planned] = {}  # Tune's trial id -> the trial
         self.num_told: dict[str, int] = {}  # Tune's trial id -> evaluations that Optuna knows of
         self.optuna = self._study(candidates)
@@ -142,11 +108,16 @@ class SweepSearch(Searcher):
         )
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's settings for Tune, or Searcher.FINISHED."""
+        """The next trial's settings for Tune; None while there may be one later; or Searcher.FINISHED."""
         planned = self._next_known(trial_id) if self.queue else self._next_candidate(trial_id)
+        if planned is None and self.live and self.space.confirm.best:
+            return None
+        planned = planned or self._next_confirmation()
         if planned is None:
             return Searcher.FINISHED
         self.names[trial_id] = planned
+        if planned.role == CANDIDATE:
+            self.live.add(trial_id)
         self._record_start(planned)
         return {"planned": {"trial": planned.trial, "role": planned.role, "config": self._config(planned)}}
 
@@ -167,10 +138,14 @@ class SweepSearch(Searcher):
         self.num_candidates, self.next_number = self.num_candidates + 1, self.next_number + 1
         return Planned(trial=name, role=CANDIDATE, seed=self.space.first_seed, overrides=overrides)
 
+    def _next_confirmation(self) -> Planned | None:
+        missing = missing_confirmations(self.space, self.ledger.records())
+        return missing[0] if missing else None
+
     def _config(self, planned: Planned) -> dict[str, Any]:
         if planned.role == BASELINE:
             return to_plain(self.space.baseline_config(planned.seed))
-        return to_plain(self.space.candidate_config(planned.overrides))
+        return to_plain(self.space.candidate_config(planned.overrides, planned.seed))
 
     def _record_start(self, planned: Planned) -> None:
         """The row that makes the trial known, unless an earlier start of the sweep has written it."""
@@ -187,6 +162,7 @@ class SweepSearch(Searcher):
                 overrides=planned.overrides,
                 fingerprint=own,
                 num_steps=config["training"]["steps"],
+                confirms=planned.confirms,
             )
         )
 
@@ -206,6 +182,7 @@ class SweepSearch(Searcher):
         return record
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.live.discard(trial_id)
         if not self._is_candidate(trial_id):
             return
         record = self._tell_evaluations(trial_id)
@@ -225,8 +202,3 @@ class SweepSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the state."""
-
-
-def _again(record: TrialRecord) -> Planned:
-    start = record.start
-    return Planned(trial=start.trial, role=start.role, seed=start.seed, overrides=start.overrides)

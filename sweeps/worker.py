@@ -23,7 +23,7 @@ from prx_model.training.checkpoints import CheckpointError, Checkpoints
 from prx_model.training.distributed import Workers, joined_workers
 from prx_model.training.window import DivergedError
 from sweeps.config import load_config
-from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
+from sweeps.ledger import CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
@@ -172,7 +172,7 @@ class _Trial:
 
     def _is_open(self, step: int, looks: list[SuiteResult], config: ExperimentConfig) -> bool:
         task = self.task
-        if task.role == BASELINE or task.metric not in looks[-1].values:
+        if task.role != CANDIDATE or task.metric not in looks[-1].values:
             return True
         return is_open(
             self._curve(step, looks),
@@ -191,9 +191,9 @@ class _Trial:
         return known | {step: {look.num_samples: look.values[metric] for look in looks if metric in look.values}}
 
     def _verdict(self, step: int, looks: list[SuiteResult], num_steps: int) -> Verdict | None:
-        """The verdict on the curve with this evaluation added. The baseline is not judged."""
+        """The verdict on the curve with this evaluation added. Baselines and confirmations are not judged."""
         task = self.task
-        if task.role == BASELINE:
+        if task.role != CANDIDATE:
             return None
         baselines = self.ledger.baseline_curves(task.metric)
         stop = StopConfig(**task.stop)

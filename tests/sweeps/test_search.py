@@ -6,9 +6,10 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from sweeps.agenda import candidate_name, missing_baselines, num_open
 from sweeps.config import deciding, fingerprint, load_config, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, Start
-from sweeps.search import SweepSearch, candidate_name, missing_baselines, num_open
+from sweeps.search import SweepSearch
 from sweeps.space_file import with_budget
 from sweeps.storage import SweepPaths
 from tests.sweeps.space_files import laptop, space_of
