@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prx_model.data.durable import flush_folder
+from prx_model.data.durable import flush_folder, write_file
 from sweeps.costs import Costs
 from sweeps.looks import Curve, latest
 from sweeps.rule import Verdict
@@ -175,6 +175,13 @@ class Ledger:
             os.close(descriptor)
         if new:
             flush_folder(path.parent)
+
+    def adopt(self, rows: Iterable[Row]) -> None:
+        """Write all rows of a trial that this ledger does not know: the whole file, or none of it."""
+        rows = list(rows)
+        path = self.paths.trial_ledger(rows[0].trial)
+        assert not path.exists(), path
+        write_file(path, lambda file: file.write(b"".join(map(_line, rows))))
 
     def rows(self, trial: str) -> list[Row]:
         """All rows of a trial in the order of writing. A torn line is skipped: its row will be written again."""

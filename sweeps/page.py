@@ -22,7 +22,7 @@ from sweeps.page_style import SECURITY, STYLE
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.summary import UNFINISHED, Summary, TrialSummary
-from sweeps.wording import count, difference, duration, number, steps
+from sweeps.wording import count, difference, duration, number, reused, steps
 
 WIDE_IN, NARROW_IN = 10.5, 4.6  # the main figure on a screen and on a phone
 PANEL_IN = (4.5, 3.2)
@@ -84,7 +84,11 @@ def _tiles(summary: Summary) -> str:
     repeated = f", {duration(compute.repeated_s)} of it repeated after resumes" if compute.num_repeated else ""
     tiles = [
         ("Candidates", f"{len(outcomes)} of {max(summary.num_planned, len(outcomes))}", counts or "none started"),
-        ("Baseline", f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))}", "seeds finished"),
+        (
+            "Baseline",
+            f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))}",
+            f"seeds finished{reused(summary)}",
+        ),
         ("Compute", duration(compute.spent_s), f"summed over trials{repeated}"),
         ("Saved by stopping", f"≈ {duration(compute.saved_s)}", f"estimate: {stopped} stopped early"),
     ]

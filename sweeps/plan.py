@@ -19,10 +19,11 @@ from prx_model.sampling import sample
 from prx_model.training.config import ADAMW, MUON
 from prx_model.training.loop import optimizer_step
 from prx_model.training.state import TrainState
-from sweeps.agenda import most_confirmations, num_open
+from sweeps.agenda import baseline_name, most_confirmations, num_open
 from sweeps.config import listing
 from sweeps.ledger import Ledger
 from sweeps.preflight import stored_manifest, weight_findings
+from sweeps.reuse import Found, lines
 from sweeps.rule import ADAPTIVE
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
@@ -36,10 +37,13 @@ def num_trials(space: SearchSpace) -> int:
     return space.budget.candidates + space.budget.baseline_seeds + most_confirmations(space)
 
 
-def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
+def print_plan(console: Console, space: SearchSpace, paths: SweepPaths, found: Found) -> None:
     """Print profile, model, data, trials, steps, stopping rule, estimated time and place of results."""
     config = space.baseline_config(space.first_seed)
     flattered = flattered_metrics(space)
+    records = Ledger(paths).records() if paths.ledger.is_dir() else []
+    known = {record.trial for record in records}
+    reused = sum(baseline_name(one.seed) not in known for one in found.reusable)
     rows = [
         ("Question", space.question or "none given"),
         ("Model", _model_line(space, config)),
@@ -47,6 +51,7 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
         ("Training", _training_line(config)),
         ("Evaluation", _evaluation_line(space, config)),
         ("Trials", _trials_line(space)),
+        *[("Baseline", line) for line in lines(found, records)],
         *[("Searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.dimensions)],
         ("Stopping", _stopping_line(space)),
         ("Confirming", _confirming_line(space)),
@@ -55,7 +60,7 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
             for m, t in flattered
         ],
         *[("Weights", finding.line) for finding in weight_findings(space)],
-        ("Time", estimate(space, config, paths)),
+        ("Time", estimate(space, config, num_open(space, records) - reused)),
         ("Results", str(paths.root)),
     ]
     for name, text in rows:
@@ -134,10 +139,8 @@ def _confirming_line(space: SearchSpace) -> str:
     return f"{which} again with seed{'s' * (len(seeds) > 1)} {listing(seeds)}, when all have ended"
 
 
-def estimate(space: SearchSpace, config: ExperimentConfig, paths: SweepPaths) -> str:
-    """The time of the trials that are still open, by what a step takes here or took in this sweep's ledger."""
-    records = Ledger(paths).records() if paths.ledger.is_dir() else []
-    remaining = num_open(space, records)
+def estimate(space: SearchSpace, config: ExperimentConfig, remaining: int) -> str:
+    """The time of the trials that are still open, by what a step takes here."""
     if not remaining:
         return "nothing is left to run"
     measured = seconds_per_trial(config)

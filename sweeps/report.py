@@ -19,6 +19,7 @@ from sweeps.wording import (
     estimated,
     number,
     outcome,
+    reused,
     signed_percent,
     steps,
     time_sentence,
@@ -82,7 +83,7 @@ def _broken(name: str, width: int) -> str:
 
 def _baseline_row(summary: Summary, others: Sequence[str]) -> list[str]:
     done = sum(trial.outcome == FINISHED for trial in summary.baselines)
-    seeds = f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))} seeds finished"
+    seeds = f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))} seeds finished{reused(summary)}"
     last = {metric: points[-1] for metric, points in summary.baseline.items() if points}
     point = last.get(summary.metric)
     if point is None:

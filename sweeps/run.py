@@ -19,7 +19,7 @@ from typing import Any  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
-from sweeps import cluster  # noqa: E402
+from sweeps import cluster, reuse  # noqa: E402
 from sweeps.config import ConfigError  # noqa: E402
 from sweeps.ledger import FAILED  # noqa: E402
 from sweeps.space import SearchSpace, SpaceError  # noqa: E402
@@ -46,6 +46,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cache", type=Path, default=Path("cache"), help="folder of encoded data and features (default: cache)"
     )
     parser.add_argument("--candidates", type=int, help="number of candidates instead of the file's")
+    parser.add_argument(
+        "--fresh-baseline", action="store_true", help="train every baseline seed here, also those that could be reused"
+    )
     parser.add_argument(
         "--address", help="address of a running Ray cluster; 'local' starts one here (default: RAY_ADDRESS)"
     )
@@ -74,7 +77,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     paths = SweepPaths.of(space, options.results)
     console.print(f"Profile {choice.profile}: {choice.reason}.", highlight=False)
     if options.plan:
-        plan.print_plan(console, space, paths)
+        plan.print_plan(console, space, paths, _reusable(options, space, paths, _made_with(space, choice)))
         return 0
     paths.create()
     return _run(options, console, content, space, paths, choice, address)
@@ -95,12 +98,15 @@ def _run(
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
     with sweep.only_driver(paths):
         paths.space.write_bytes(options.space.read_bytes())
-        provenance.append_start(paths.starts, provenance.provenance(choice.profile, choice.reason))
+        made_with = _made_with(space, choice)
+        provenance.append_start(paths.starts, made_with)
         preflight.check_weights_at_hand(space)
         caches, remotely = progress.CacheProgress(console), preparation.belongs_on_a_gpu_node(space)
         if not remotely:
             preparation.prepare_here(started, caches)
-        plan.print_plan(console, space, paths)
+        found = _reusable(options, space, paths, made_with)
+        reuse.adopt(found, paths)
+        plan.print_plan(console, space, paths, found)
         with cluster.printing_to(paths.logs / "ray.log"):
             connection = cluster.connect(address, paths.logs / "ray.log")
             cluster.check_state_api(connection.address)
@@ -123,6 +129,21 @@ def _run(
     for line in report.final_lines(summary, paths):
         console.print(line, highlight=False)
     return EXIT_TRIAL_FAILED if any(record.outcome == FAILED for record in records) else 0
+
+
+def _made_with(space: SearchSpace, choice: cluster.Choice) -> dict[str, Any]:
+    from sweeps import preflight, provenance
+
+    manifest = preflight.stored_manifest(space.baseline_config(space.first_seed))
+    return provenance.provenance(choice.profile, choice.reason, data=manifest.fingerprint if manifest else None)
+
+
+def _reusable(
+    options: argparse.Namespace, space: SearchSpace, paths: SweepPaths, made_with: Mapping[str, Any]
+) -> reuse.Found:
+    if options.fresh_baseline or not space.budget.reuse_baseline:
+        return reuse.Found()
+    return reuse.find(space, paths, made_with)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,14 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How many trials: candidates that Optuna may choose, and seeds of the baseline."""
+    """How many trials: candidates that Optuna may choose, and seeds of the baseline.
+
+    reuse_baseline: take over seeds that another sweep in the same results folder has trained alike (sweeps.reuse).
+    """
 
     candidates: int = 24
     baseline_seeds: int = 3
+    reuse_baseline: bool = True
 
     def __post_init__(self) -> None:
         if self.candidates < 1:

@@ -27,6 +27,7 @@ class TrialSummary:
     steps not trained.
     repeated_s: seconds of the `num_repeated` evaluations, and the training before each, that a resume has made again.
     num_sampled, num_full: see sweeps.costs.Compute.
+    reused_from: the sweep that has trained this baseline and paid for it: here it has cost nothing.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TrialSummary:
     num_sampled: int
     num_full: int
     confirms: str = ""
+    reused_from: str = ""
 
     @property
     def is_baseline(self) -> bool:
@@ -72,7 +74,7 @@ def summarise_trial(
     """`baselines`: metric -> the baseline's curves. `depth`: of the model."""
     rows, start, end = record.evaluations, record.start, record.end
     once = Costs.of([*rows, *([end] if end else [])])
-    num_samples = space.baseline_config(space.first_seed).evaluation.num_samples
+    num_samples, reused = space.baseline_config(space.first_seed).evaluation.num_samples, bool(start.reused_from)
     step = max(end.step if end else 0, record.last_step)
     left = start.num_steps - record.last_step
     stopped = record.outcome == STOPPED and rows
@@ -96,12 +98,13 @@ def summarise_trial(
         outcome=record.outcome or UNFINISHED,
         reason=_reason(record),
         log=end.log if end else "",
-        costs=record.costs,
+        costs=Costs() if reused else record.costs,
         saved_s=(once.total_s - once.start_s) / record.last_step * left if stopped else 0.0,
-        num_repeated=record.num_repeated,
-        repeated_s=max(0.0, record.spent_s - once.total_s),
-        num_sampled=record.num_sampled,
-        num_full=num_samples * (len(rows) + record.num_repeated),
+        num_repeated=0 if reused else record.num_repeated,
+        repeated_s=0.0 if reused else max(0.0, record.spent_s - once.total_s),
+        num_sampled=0 if reused else record.num_sampled,
+        num_full=0 if reused else num_samples * (len(rows) + record.num_repeated),
+        reused_from=start.reused_from,
         confirms=start.confirms,
     )
 
@@ -136,6 +139,8 @@ def direction(metric: str, space: SearchSpace) -> str | None:
 
 
 def _reason(record: TrialRecord) -> str:
+    if record.start.reused_from:
+        return f"reused from {record.start.reused_from}"
     if record.end is not None:
         return record.end.reason
     if not record.evaluations:

@@ -11,7 +11,7 @@ from sweeps.ledger import FINISHED
 if TYPE_CHECKING:
     from sweeps.costs import Compute, Costs
     from sweeps.readings import Reading
-    from sweeps.summary import TrialSummary
+    from sweeps.summary import Summary, TrialSummary
 
 
 def number(value: float) -> str:
@@ -108,6 +108,12 @@ def time_sentence(compute: Compute) -> str:
 def outcome(trial: TrialSummary) -> str:
     """'stopped: why'. A finished trial needs no reason."""
     return trial.outcome if trial.outcome == FINISHED else f"{trial.outcome}: {trial.reason}"
+
+
+def reused(summary: Summary) -> str:
+    """', 2 reused from repa-laptop-0123456789ab', or ''."""
+    sources = [trial.reused_from for trial in summary.baselines if trial.reused_from]
+    return f", {len(sources)} reused from {' and '.join(dict.fromkeys(sources))}" if sources else ""
 
 
 def steps(trial: TrialSummary) -> str:

@@ -94,11 +94,12 @@ class Lab:
         reason: str = "trained all 200 steps",
         samples: Mapping[int, int] | None = None,
         confirms: str = "",
+        reused_from: str = "",
     ) -> None:
         """`factor` times one falling curve; `samples`: of the steps that were evaluated on fewer than ALL."""
         chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
         start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
-        self.ledger.append(replace(start, confirms=confirms))
+        self.ledger.append(replace(start, confirms=confirms, reused_from=reused_from))
         for step in STEPS:
             if step <= until:
                 self.row(name, step, factor, num_samples=(samples or {}).get(step, ALL))
