@@ -27,7 +27,9 @@ from sweeps.reuse import Found, lines
 from sweeps.rule import ADAPTIVE
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
-from sweeps.wording import duration
+from sweeps.study import RANDOM
+from sweeps.warm_start import read_earlier
+from sweeps.wording import count, duration
 
 SLOT_START_S = 15  # processes and imports of a slot under Ray Train; all its trials share it (docs/benchmarks/)
 MEASURABLE_PARAMETERS = 50_000_000  # above this, a timing step in the driver is no quick look any more
@@ -53,6 +55,8 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths, found: F
         ("Trials", _trials_line(space)),
         *[("Baseline", line) for line in lines(found, records)],
         *[("Searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.dimensions)],
+        ("Chosen by", _sampler_line(space)),
+        *[("Warm start", line) for line in read_earlier(space, paths).lines],
         ("Stopping", _stopping_line(space)),
         ("Confirming", _confirming_line(space)),
         *[
@@ -128,6 +132,17 @@ def _stopping_line(space: SearchSpace) -> str:
         f"{stop.patience} evaluations in a row more than {stop.margin:g} spreads worse than the baseline, "
         f"after {stop.grace:.0%} of the run"
     )
+
+
+def _sampler_line(space: SearchSpace) -> str:
+    sampler, points = space.sampler, len(space.points)
+    first = f", after {count(points, 'point')} to try first" if points else ""
+    seed = "" if sampler.seed is None else f", seed {sampler.seed}"
+    if sampler.name == RANDOM:
+        return f"chance{first}{seed}"
+    kinds = [name for name in ("multivariate", "group", "constant_liar") if getattr(sampler, name)]
+    startup = sampler.num_startup(space.budget.candidates)
+    return f"Optuna's TPE ({listing(kinds) or 'univariate'}), the first {startup} by chance{first}{seed}"
 
 
 def _confirming_line(space: SearchSpace) -> str:

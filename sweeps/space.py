@@ -11,6 +11,7 @@ from prx_model.metrics.table import network_of
 from sweeps.config import deciding, fingerprint, listing, load_config, override, to_plain
 from sweeps.confirmation import Confirm
 from sweeps.rule import StopConfig
+from sweeps.study import Sampler
 
 FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
 
@@ -109,7 +110,7 @@ class SearchSpace:
     """The question, resolved for one profile.
 
     base: a trial's settings before overrides, plain. baseline: the overrides that make it the baseline.
-    points: overrides to try first, fractions already resolved.
+    points: overrides to try first, fractions already resolved. warm_start: folders of earlier sweeps.
     """
 
     file: str
@@ -125,6 +126,8 @@ class SearchSpace:
     budget: Budget
     resources: Resources
     confirm: Confirm = field(default_factory=Confirm)
+    sampler: Sampler = field(default_factory=Sampler)
+    warm_start: tuple[str, ...] = ()
 
     def baseline_config(self, seed: int) -> ExperimentConfig:
         return load_config(override(self.base, {**self.baseline, "seed": seed}))
@@ -168,8 +171,8 @@ class SearchSpace:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that decides a trial's result. More candidates, other resources, or more confirmation continue the
-        same sweep.
+        """Of all that decides a trial's result. More candidates, other resources, another sampler, what it begins with,
+        or more confirmation continue the same sweep.
         """
         dimensions = sorted(self.dimensions, key=lambda dimension: dimension.path)
         return fingerprint(

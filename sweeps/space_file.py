@@ -26,6 +26,7 @@ from sweeps.confirmation import Confirm
 from sweeps.rule import StopConfig
 from sweeps.space import FRACTION_OF, Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
 from sweeps.space_checks import check_points, check_trials
+from sweeps.study import Sampler
 
 __all__ = ["SpaceError", "load_space", "profiles_of", "read_space", "resolve", "with_budget"]
 
@@ -39,6 +40,8 @@ SWEEP_KEYS = (
     "stop",
     "budget",
     "confirm",
+    "sampler",
+    "warm_start",
     "resources",
     "profiles",
 )
@@ -176,7 +179,18 @@ class _Resolver:
             budget=build(Budget, merged.get("budget", {}), "budget"),
             resources=build(Resources, merged.get("resources", {}), "resources"),
             confirm=self._confirm(),
+            sampler=build(Sampler, merged.get("sampler", {}), "sampler"),
+            warm_start=self._warm_start(),
         )
+
+    def _warm_start(self) -> tuple[str, ...]:
+        folders = self.merged.get("warm_start") or []
+        if not isinstance(folders, list) or not all(isinstance(folder, str) and folder for folder in folders):
+            raise ConfigError("warm_start", f"got {shown(folders)}, allowed is a list of folders of earlier sweeps")
+        for i, folder in enumerate(folders):
+            if folder in folders[:i]:
+                raise ConfigError(f"warm_start[{i}]", f"got {shown(folder)} twice, allowed is once")
+        return tuple(folders)
 
     def _confirm(self) -> Confirm:
         confirm = build(Confirm, self.merged.get("confirm", {}), "confirm")

@@ -77,7 +77,7 @@ def test_confirmations_are_none_of_optunas_business_and_no_candidates(space, led
     assert run(search, ledger, "c1", values=(1.0,))["role"] == CONFIRMATION
     assert run(search, ledger, "c2") is None
     assert is_complete(space, ledger.records())
-    assert len(SweepSearch(space, ledger).optuna._ot_study.trials) == 6
+    assert len(SweepSearch(space, ledger).study.optuna.trials) == 6
     more = with_budget(space, candidates=7)
     assert run(SweepSearch(more, ledger), ledger, "t6")["trial"] == "candidate-006"
 
