@@ -18,11 +18,19 @@ if TYPE_CHECKING:
 FEW = 2  # degrees of freedom, up to which an interval is wide for want of seeds
 
 
-def answer(space: SearchSpace, candidates: Sequence[TrialSummary], best: Best | None, *, complete: bool) -> str:
+def answer(
+    space: SearchSpace, candidates: Sequence[TrialSummary], best: Best | None, *, complete: bool, flag: str = ""
+) -> str:
     """One sentence. It says yes or no only where everything has ended and the difference is more than noise.
 
-    Where the best have been confirmed it rests on their fresh seeds, else it says that it is one seed.
+    Where the best have been confirmed it rests on their fresh seeds, else it says that it is one seed. flag: what is to
+    be said against the best for its other metrics.
     """
+    told = _answer(space, candidates, best, complete)
+    return f"{told.removesuffix('.')}; but it {flag}." if flag else told
+
+
+def _answer(space: SearchSpace, candidates: Sequence[TrialSummary], best: Best | None, complete: bool) -> str:
     ended = sum(trial.ended for trial in candidates)
     progress = f"{ended} of {max(space.budget.candidates, len(candidates))} candidates have ended"
     if best is None:

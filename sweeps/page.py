@@ -19,6 +19,7 @@ from sweeps.page_elements import dot, one_value, paragraph, picture, row, sectio
 from sweeps.page_record import record_section
 from sweeps.page_samples import samples_section
 from sweeps.page_style import SECURITY, STYLE
+from sweeps.scoreboard import BASELINE, MARK
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.summary import UNFINISHED, Summary, TrialSummary
@@ -152,7 +153,18 @@ def _other_metrics(summary: Summary) -> str:
         panels.append(f'<figure class="card"><img src="{svg_uri(figure)}" alt="{escape(alt)}"></figure>')
     body = f'<div class="panels">{"".join(panels)}</div>' if panels else paragraph("No other metric was asked for.")
     note = paragraph("Colours, bands and numbers as above.", "small") if panels else ""
-    return section("metrics", "The other metrics", body, note)
+    return section("metrics", "The other metrics", body, note, _scores(summary))
+
+
+def _scores(summary: Summary) -> str:
+    """Whom nobody beats, and who wins the objective at the price of another metric."""
+    board, configs = summary.scoreboard, {trial.name: f"{trial.name} ({trial.config})" for trial in summary.candidates}
+    items = []
+    if board.pareto:
+        names = [configs.get(name, name) for name in (BASELINE, *configs) if name in board.pareto]
+        items.append(f"{MARK} Nobody is as good in every metric and better in one (Pareto set): {'; '.join(names)}.")
+    items += [f"{configs[name]} wins {summary.metric} and {board.flag(name)}." for name in board.losses]
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>" if items else ""
 
 
 def _trials(summary: Summary) -> str:
@@ -186,7 +198,9 @@ def _baseline_mean_row(summary: Summary, heads: Sequence[str]) -> str:
         spread = last[metric].spread if metric in last else None
         spoken = "" if spread is None else f"spread {100 * spread:.1f} %"
         values.append(one_value(number(last[metric].mean), spoken) if metric in last else "-")
-    name = dot(figures.BASELINE) + two_lines("baseline", f"mean of {count(point.seeds, 'seed')}")
+    name = dot(figures.BASELINE) + two_lines(
+        f"baseline{summary.scoreboard.mark(BASELINE)}", f"mean of {count(point.seeds, 'seed')}"
+    )
     return row(heads, [name, *values, str(point.step), "", ""])
 
 
@@ -199,9 +213,11 @@ def _trial_row(summary: Summary, trial: TrialSummary, heads: Sequence[str]) -> s
     repeated = f"{count(trial.num_repeated, 'evaluation')} repeated" if trial.num_repeated else ""
     saved = f"≈ {duration(trial.saved_s)} saved" if trial.saved_s else ""
     name = dot(role if role == figures.BEST or not trial.is_baseline else figures.BASELINE)
-    name += two_lines(f"{trial.name} (best)" if role == figures.BEST else trial.name, trial.config)
+    best = " (best)" if summary.best is not None and trial.name == summary.best.trial else ""
+    name += two_lines(f"{trial.name}{best}{summary.scoreboard.mark(trial.name)}", trial.config)
     time_cell = two_lines(duration(trial.spent_s), ", ".join(filter(None, [saved, repeated])))
-    return row(heads, [name, *values, steps(trial), time_cell, two_lines(trial.outcome, trial.reason)])
+    reason = "; ".join(filter(None, [trial.reason, summary.scoreboard.flag(trial.name)]))
+    return row(heads, [name, *values, steps(trial), time_cell, two_lines(trial.outcome, reason)])
 
 
 def _settings(space: SearchSpace, summary: Summary) -> str:

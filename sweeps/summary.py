@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sweeps.agenda import is_complete
 from sweeps.best import Best, best_of
@@ -12,6 +12,7 @@ from sweeps.costs import Compute, Costs
 from sweeps.findings import answer
 from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord, baseline_curves
 from sweeps.readings import BaselinePoint, baseline_points
+from sweeps.scoreboard import Scoreboard, scoreboard
 from sweeps.space import SearchSpace
 from sweeps.trial_summary import OUTCOMES, UNFINISHED, TrialSummary, short_config, summarise_trial
 
@@ -34,6 +35,7 @@ class Summary:
     num_planned: int  # candidates of the budget
     num_planned_seeds: int
     confirmed: tuple[Confirmed, ...] = ()  # candidates that were trained again, the best first
+    scoreboard: Scoreboard = field(default_factory=Scoreboard)
 
     @property
     def metric(self) -> str:
@@ -92,19 +94,23 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
     best = best_of(space, records, trials, tested)
     complete = is_complete(space, records)
     candidates = [trial for trial in trials if trial.is_candidate]
+    points = {metric: baseline_points(curves) for metric, curves in baselines.items()}
+    board = scoreboard(space, candidates, tested, points)
+    flag = board.flag(best.trial) if best else ""
     return Summary(
         question=space.question,
-        answer=answer(space, candidates, best, complete=complete),
+        answer=answer(space, candidates, best, complete=complete, flag=flag),
         complete=complete,
         metrics=metrics,
         mode=space.objective.mode,
         trials=trials,
-        baseline={metric: baseline_points(curves) for metric, curves in baselines.items()},
+        baseline=points,
         best=best,
         compute=_compute(trials),
         num_planned=space.budget.candidates,
         num_planned_seeds=space.budget.baseline_seeds,
         confirmed=tested,
+        scoreboard=board,
     )
 
 
