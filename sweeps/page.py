@@ -16,6 +16,7 @@ from sweeps.ledger import FAILED, FINISHED, STOPPED
 from sweeps.page_confirmation import confirmation_section
 from sweeps.page_costs import costs_section
 from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
+from sweeps.page_importance import importance_part
 from sweeps.page_record import record_section
 from sweeps.page_samples import samples_section
 from sweeps.page_style import SECURITY, STYLE
@@ -38,7 +39,7 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
         _other_metrics(summary),
         samples_section(space, paths, summary),
         _trials(summary),
-        _settings(space, summary),
+        _settings(space, paths, summary),
         costs_section(summary),
         _failures(paths, summary),
         record_section(space, paths, summary, starts),
@@ -220,7 +221,7 @@ def _trial_row(summary: Summary, trial: TrialSummary, heads: Sequence[str]) -> s
     return row(heads, [name, *values, steps(trial), time_cell, two_lines(trial.outcome, reason)])
 
 
-def _settings(space: SearchSpace, summary: Summary) -> str:
+def _settings(space: SearchSpace, paths: SweepPaths, summary: Summary) -> str:
     panels = []
     for dimension in space.dimensions:
         figure = figures.setting_figure(summary, dimension, width_in=PANEL_IN[0], height_in=PANEL_IN[1])
@@ -241,7 +242,11 @@ def _settings(space: SearchSpace, summary: Summary) -> str:
     hollow = figures.hollow_note(reading.estimate for reading in readings if reading.percent is not None)
     note += f" {hollow.capitalize()}." if hollow else ""
     return section(
-        "settings", "What each setting does", f'<div class="panels">{"".join(panels)}</div>', paragraph(note, "small")
+        "settings",
+        "What each setting does",
+        f'<div class="panels">{"".join(panels)}</div>',
+        paragraph(note, "small"),
+        importance_part(space, paths),
     )
 
 
