@@ -73,6 +73,7 @@ def _importances(
     """Path -> importance, the largest first. Smaller values are better."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
     ranges = distributions(space.dimensions)
     study.add_trials(

@@ -41,6 +41,6 @@ def _caption(importance: Importance) -> str:
     return (
         f"PED-ANOVA: where the best {importance.num_best} lie, against all; from {importance.num_finished} finished "
         f"candidates{stopped}. So few say little: shares add up to 100 % even where nothing matters. Chance: in how "
-        f"many of {SHUFFLES} shuffles of the results among the candidates the setting comes out as important; more than "
-        "5 are drawn pale. Settings vary together, and a sampler looks more closely where it was good."
+        f"many of {SHUFFLES} shuffles of the results among the candidates the setting comes out as important; more "
+        "than 5 are drawn pale. Settings vary together, and a sampler looks more closely where it was good."
     )
