@@ -11,7 +11,7 @@ SPACE ?= search_spaces/repa.yaml
 ARGS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help install sweep test lint types contracts tests lock format clean
+.PHONY: help install sweep test lint types contracts tests chaos fuzz lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,8 +46,14 @@ types: install ## pyright
 contracts: install ## import-linter: sweeps -> prx_model, never back
 	.venv/bin/lint-imports
 
-tests: install ## pytest with coverage; ARGS="-k depth" selects
-	.venv/bin/python -m pytest --cov --cov-report=term $(ARGS)
+tests: install ## pytest with coverage, on two cores; ARGS="-k depth" selects
+	.venv/bin/python -m pytest --cov --cov-report=term --numprocesses 2 --dist loadgroup $(ARGS)
+
+chaos: install ## kill processes of a small sweep at random, 28 times over, and compare; an hour, resumable in build/chaos
+	.venv/bin/python benchmarks/chaos.py --work build/chaos --cache build/chaos/cache $(ARGS)
+
+fuzz: install ## ten thousand generated search-space files: each a space, or one line of what is wrong
+	.venv/bin/python benchmarks/space_files.py $(ARGS)
 
 format: install ## let ruff rewrite what it can
 	.venv/bin/ruff check --fix .

@@ -48,13 +48,21 @@ class Row:
     make: Callable[[], Callable[[], Any]]
 
 
-def sampling(options: argparse.Namespace) -> Callable[[], Tensor]:
+def sampling(options: argparse.Namespace, compiled: bool) -> Callable[[], Tensor]:
     """Batches of the model's samples, from noise and text states that are there."""
+    from prx_model.compiled import check_toolchain, compile_blocks
     from prx_model.model import MODELS, PRX
     from prx_model.sampling import SamplerConfig, sample
 
     config, device, batch = MODELS[options.model], options.device, options.batch
+    if compiled:
+        try:
+            check_toolchain(device)
+        except ValueError as error:
+            raise UnavailableError(error) from error
     model = PRX(config).to(device).eval()
+    if compiled:
+        compile_blocks(model)
     noise = torch.randn(batch, config.in_channels, options.side, options.side, device=device)
     text = torch.randn(batch, options.text_tokens, config.context_in_dim, device=device)
     mask = torch.ones(batch, options.text_tokens, dtype=torch.bool, device=device)
@@ -142,7 +150,11 @@ def features(name: str, options: argparse.Namespace) -> Callable[[], Tensor]:
 def image_rows(options: argparse.Namespace) -> Iterator[Row]:
     guided = f"guidance {options.guidance:g}" if options.guidance != 1 else "no guidance"
     what = f"samples: {options.model}, {options.steps} steps, {guided}, {options.precision}"
-    yield Row(what=what, count=options.batch, make=lambda: sampling(options))
+    for compiled in (False,) if options.eager else (False, True):
+        kind = "compiled" if compiled else "eager"
+        yield Row(
+            what=f"{what}, {kind}", count=options.batch, make=lambda compiled=compiled: sampling(options, compiled)
+        )
     if options.decode:
         yield Row(what="decoding: Flux's autoencoder, fp32", count=options.batch, make=lambda: decoding(options))
     for name in EXTRACTOR_ROWS:
@@ -237,6 +249,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samples", type=int, default=10_000, help="features of each set that distances are taken of")
     parser.add_argument("--decode", action="store_true", help="time Flux's decoder too")
+    parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, help="of the CPU; torch's own choice without it")

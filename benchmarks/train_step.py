@@ -39,7 +39,7 @@ from benchmarks.train_workloads import DINOV2, DINOV3, WORKLOADS, Bench, Case, E
 from prx_model.compiled import ALWAYS, NEVER
 from prx_model.evaluation import Evaluation
 from prx_model.metrics.suite import SuiteResult
-from prx_model.model import MODELS, PRX
+from prx_model.model import MODELS, PRX, count_parameters
 from prx_model.objective import TrainingObjective
 from prx_model.teachers.online import made_ready
 from prx_model.training.config import OPTIMIZERS, TrainingConfig
@@ -98,8 +98,7 @@ def train_ours(bench: Bench, case: Case) -> Iterator[tuple[float, float]]:
         objective = TrainingObjective(model, null_text, repa=repa, teacher_width=width)
     teacher = None
     if case.teacher is not None:
-        with bench.device:
-            network = random_teacher(case.teacher, bench.teacher_shape(case.teacher))
+        network = random_teacher(case.teacher, bench.teacher_shape(case.teacher), bench.device)
         teacher = made_ready(network, bench.device, bench.work.precision, compiled=case.compiled)
     source = Endless(host_batch(bench, case.batch))
     state = TrainState(objective, config)
@@ -213,11 +212,11 @@ def overheads(readings: Sequence[Reading]) -> Iterator[dict[str, Any]]:
         yield {"case": it.case.name, "batch": it.case.batch, "overhead": overhead, "arithmetic": arithmetic}
 
 
-def page(bench: Bench, readings: Sequence[Reading], options: argparse.Namespace) -> Iterator[str]:
+def page(bench: Bench, readings: Sequence[Reading], options: argparse.Namespace, num_parameters: int) -> Iterator[str]:
     """The whole Markdown page."""
     made = provenance("-", "benchmark")
     versions = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "diffusers", "transformers"))
-    num_parameters, work = PRX(bench.config).num_parameters(), bench.work
+    work = bench.work
     yield f"# Training steps of {options.model}\n"
     yield (
         f"{num_parameters:,} parameters, input {work.side} x {work.side} x {bench.config.in_channels}, "
@@ -266,11 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = [kind for kind, left_out in ((False, options.compiled), (True, options.eager)) if not left_out]
     if True in kinds and not can_compile(bench.device):
         kinds = [False]
-    readings = []
+    num_parameters, readings = count_parameters(bench.config), []
     for case in bench.cases(options.batch or work.batch, options.teachers, kinds):
         readings.append(measure(bench, case))
         print(f"{case.name}, batch {case.batch}: {readings[-1].images_per_s:.1f} images/s", file=sys.stderr, flush=True)
-    print("\n".join(page(bench, readings, options)))
+    print("\n".join(page(bench, readings, options, num_parameters)))
     if options.json is not None:
         made = {name: value for name, value in provenance("-", "benchmark").items() if not name.startswith("profile")}
         told = [{**asdict(it), "tflops": it.tflops} for it in readings]

@@ -103,9 +103,9 @@ class Bench:
         return replace(self.work.teacher, patch=teacher_spec(teacher).patch)
 
 
-def random_teacher(name: str, shape: VisionTransformer) -> Teacher:
+def random_teacher(name: str, shape: VisionTransformer, device: torch.device | str = "cpu") -> Teacher:
     """A teacher of the table's class with this shape and random weights."""
-    import transformers
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DINOv3ViTConfig, DINOv3ViTModel
 
     settings: dict[str, Any] = {
         "hidden_size": shape.width,
@@ -115,11 +115,12 @@ def random_teacher(name: str, shape: VisionTransformer) -> Teacher:
         "num_register_tokens": shape.num_prefix_tokens - 1,
         "image_size": 37 * shape.patch,  # 518 px for DINOv2, whose table of positions it sizes
     }
-    if name == DINOV2:
-        config: Any = transformers.Dinov2WithRegistersConfig(**settings, mlp_ratio=shape.mlp_width // shape.width)
-        return hub_teacher(teacher_spec(name), transformers.Dinov2WithRegistersModel(config))
-    config = transformers.DINOv3ViTConfig(**settings, intermediate_size=shape.mlp_width)
-    return hub_teacher(teacher_spec(name), transformers.DINOv3ViTModel(config))
+    with torch.device(device):
+        if name == DINOV2:
+            config: Any = Dinov2WithRegistersConfig(**settings, mlp_ratio=shape.mlp_width // shape.width)
+            return hub_teacher(teacher_spec(name), Dinov2WithRegistersModel(config))
+        config = DINOv3ViTConfig(**settings, intermediate_size=shape.mlp_width)
+        return hub_teacher(teacher_spec(name), DINOv3ViTModel(config))
 
 
 def host_batch(bench: Bench, count: int) -> Batch:

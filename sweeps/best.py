@@ -11,11 +11,9 @@ from sweeps.confirmation import best_record, contenders, is_confirmed
 from sweeps.confirmed import Confirmed
 from sweeps.ledger import TrialRecord, baseline_curves
 from sweeps.looks import latest
-from sweeps.readings import Reading
+from sweeps.readings import CONCLUSIVE, Reading
 from sweeps.space import SearchSpace
 from sweeps.trial_summary import TrialSummary
-
-CONCLUSIVE = 2.0  # spreads; a smaller difference is told as inconclusive
 
 
 @dataclass(frozen=True, kw_only=True)

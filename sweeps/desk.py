@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-EVALUATED, ENDED, LOST = "evaluated", "ended", "lost"  # what a driver hears of its trial
+EVALUATED, ENDED, LOST, HALTED = "evaluated", "ended", "lost", "halted"  # what a driver hears of its trial
 MOST_LOSSES = 2  # slots that a trial may lose and still be tried again
 AGREE_S = 20.0  # how long one worker's failure waits for the same of its fellows
 LONGEST_WAIT_S = 30.0  # of one question about news, after which its driver asks again
@@ -60,7 +60,7 @@ class Desk:
         self.slots: dict[str, _Slot] = {}
         self.num_served = 0
         self.closed = False
-        self.hopeless = ""
+        self.reason_to_halt = ""
         self.changed = asyncio.Condition()
 
     # What a trial's driver asks.
@@ -167,15 +167,26 @@ class Desk:
                 self.queue.appendleft(job)
         await self._tell_all()
 
-    async def give_up(self, reason: str) -> None:
-        """No slot can be had: every trial that waits, or will, is lost."""
-        self.hopeless = reason
-        self._turn_away()
+    async def halt(self, reason: str) -> None:
+        """The sweep cannot go on: every trial that is under way, or waits, or will, hears so and stays unfinished."""
+        if not self.reason_to_halt:
+            self.reason_to_halt = reason
+            self.closed = True
+            self._turn_away()
+            for state in self.slots.values():
+                state.job = None
         await self._tell_all()
 
+    async def halted(self) -> str:
+        """Why the sweep cannot go on; '' while it can."""
+        return self.reason_to_halt
+
     def _turn_away(self) -> None:
-        while self.hopeless and self.queue:
-            self._end(self.queue.popleft(), {"kind": LOST, "reason": self.hopeless})
+        if self.reason_to_halt:
+            self.queue.clear()
+            for job in self.jobs.values():
+                if not job.over:
+                    self._end(job, {"kind": HALTED})
 
     async def demand(self) -> dict[str, int]:
         """waiting: tasks in the queue. idle: slots that wait. joined: slots that have come. served: tasks ended."""

@@ -8,12 +8,13 @@ checkpoint (the other order could lose it); readers take the later one.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,19 @@ from sweeps.storage import SweepPaths
 
 BASELINE, CANDIDATE, CONFIRMATION = "baseline", "candidate", "confirmation"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+LARGEST_GAP = 1e9
+
+
+class LedgerError(ValueError):
+    """A file of the ledger that cannot be read: one line that names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """What a trial is. Written once, by the driver, before the trial runs.
 
+    order: of its start among the sweep's trials, counted by the ledger, because a clock can go back. Rows of older
+    ledgers have none, and are in the order of their time, before all that have one.
     confirms: the candidate that a confirmation trains again with another seed. reused_from: the sweep, in the same
     results folder, that has trained this baseline. Both are '' in rows of other kinds, and of older ledgers.
     """
@@ -41,6 +49,7 @@ class Start:
     overrides: Mapping[str, Any]
     fingerprint: str
     num_steps: int
+    order: int | None = None
     confirms: str = ""
     reused_from: str = ""
     kind: str = "start"
@@ -159,18 +168,23 @@ class Ledger:
         self.paths = paths
 
     def append(self, row: Row) -> None:
-        """Write one row, durably. Rows of one trial come from one writer at a time. A NaN is a ValueError."""
+        """Write one row, durably. Rows of one trial come from one writer at a time. A NaN is a ValueError.
+
+        Raises OSError, with the path, where the row could not be written whole; readers skip what there is of it.
+        """
         path = self.paths.trial_ledger(row.trial)
+        if isinstance(row, Start) and row.order is None:
+            row = replace(row, order=self._next_order())
         line = _line(row)
         new = not path.exists()
         if not new and not _ends_with_newline(path):
             line = b"\n" + line  # the torn line becomes one of its own
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            written = os.write(descriptor, line)
-            if written < len(line):
-                raise OSError(f"{path}: only {written} of {len(line)} bytes could be written: is the disk full?")
+            _write_all(descriptor, line)
             os.fsync(descriptor)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from error
         finally:
             os.close(descriptor)
         if new:
@@ -178,10 +192,14 @@ class Ledger:
 
     def adopt(self, rows: Iterable[Row]) -> None:
         """Write all rows of a trial that this ledger does not know: the whole file, or none of it."""
-        rows = list(rows)
+        rows = [replace(row, order=self._next_order()) if isinstance(row, Start) else row for row in rows]
         path = self.paths.trial_ledger(rows[0].trial)
         assert not path.exists(), path
         write_file(path, lambda file: file.write(b"".join(map(_line, rows))))
+
+    def _next_order(self) -> int:
+        starts = [record.start.order for record in self.records()]
+        return 1 + max((order for order in starts if order is not None), default=-1)
 
     def rows(self, trial: str) -> list[Row]:
         """All rows of a trial in the order of writing. A torn line is skipped: its row will be written again."""
@@ -216,7 +234,7 @@ class Ledger:
         """Every trial, in the order of their start."""
         names = [path.stem for path in self.paths.ledger.glob("*.jsonl")]
         records = [record for name in names if (record := self.record(name)) is not None]
-        return sorted(records, key=lambda record: (record.start.time, record.trial))
+        return sorted(records, key=_by_start)
 
     def baseline_curves(self, metric: str) -> list[Curve]:
         """The curves of all baseline seeds that have not failed."""
@@ -228,14 +246,34 @@ def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
     return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
 
 
+def _by_start(record: TrialRecord) -> tuple[int, float, str]:
+    order = record.start.order
+    return (-1, record.start.time, record.trial) if order is None else (order, 0.0, record.trial)
+
+
 def verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
-    """A verdict as JSON can hold it: an infinite gap becomes the largest number."""
+    """A verdict as JSON holds and gives it back: an infinite gap becomes the largest number, a tuple a list."""
     if verdict is None:
         return None
-    row = asdict(verdict)
-    if row["gap"] is not None:
-        row["gap"] = max(-1e9, min(1e9, row["gap"]))
-    return row
+    return {name: _plain(value) for name, value in asdict(verdict).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return max(-LARGEST_GAP, min(LARGEST_GAP, value)) if isinstance(value, float) else value
+
+
+def recorded_verdict(row: EvaluationRow) -> Verdict | None:
+    """The verdict of a row, whatever version has written it: what is missing has its default, the rest is left out."""
+    if not row.verdict:
+        return None
+    known = {field.name for field in fields(Verdict)}
+    # JSON knows no tuples.
+    told: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in row.verdict.items()
+    }
+    return Verdict(**{name: value for name, value in told.items() if name in known})
 
 
 def _line(row: Row) -> bytes:
@@ -257,10 +295,21 @@ def _parse(line: bytes, path: Path) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
+    if not isinstance(row, dict):  # garbage that happens to read as a number
+        return None
     try:
         return _KINDS[row["kind"]](**row)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a row of this version's ledger: {line[:80]!r}") from error
+        raise LedgerError(f"{path}: not a row of this version's ledger: {line[:80]!r}") from error
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """A disk that fills up takes a part; asking for the rest tells what is wrong."""
+    while content:
+        written = os.write(descriptor, content)
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        content = content[written:]
 
 
 def _ends_with_newline(path: Path) -> bool:

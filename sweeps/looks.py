@@ -8,9 +8,11 @@ scales with its size ("The FID Lottery", arXiv 2606.20536).
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 Scores = Mapping[int, float]  # number of samples -> metric value, at one step
 Curve = Mapping[int, Scores]  # step -> scores
@@ -37,19 +39,54 @@ def on_samples(curve: Curve, num_samples: int) -> dict[int, float]:
     return {step: curve[step][num_samples] for step in sorted(curve) if num_samples in curve[step]}
 
 
-def pooled_spread(baselines: Sequence[Curve]) -> float | None:
-    """Relative standard deviation between seeds on all N samples, pooled over steps.
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """The relative standard deviation between seeds on all N samples, as it is used and as it was found.
 
-    None while fewer than two seeds share a step. Pooled, so that two seeds which happen to agree at one step do not
-    pretend to a spread of zero; below three seeds it is at least FLOOR.
+    value: the unit of a gap. estimate: what the seeds say, below `value` where a floor holds. freedom: of the estimate,
+    in degrees: what a chi-square of so many would say as surely.
     """
-    most = most_samples(baselines)
-    groups = [[math.log(value) for value in values] for values in _by_step(baselines, most).values()]
-    spread = _pooled_deviation(groups)
-    if spread is None:
+
+    value: float
+    estimate: float
+    freedom: float
+
+    def corrected(self, margin: float) -> float:
+        """The gap that equal candidates exceed as rarely as a normal deviate exceeds `margin`.
+
+        Of a gap whose unit is estimated, that is Student's t quantile; of a unit that the floor gives, `margin` itself,
+        which is also the least that it is.
+        """
+        from scipy.special import ndtr, stdtrit
+
+        quantile = -float(stdtrit(self.freedom, ndtr(-margin)))
+        return max(margin, quantile * self.estimate / self.value)
+
+
+def measured_spread(baselines: Sequence[Curve]) -> Spread | None:
+    """The spread between seeds on all N samples, pooled over steps; None while fewer than two seeds share a step.
+
+    Pooled, so that two seeds which happen to agree at one step do not pretend to a spread of zero; below three seeds it
+    is at least FLOOR. A seed that is lucky at one step is so at the next: the degrees of freedom, sum of (seeds - 1)
+    over steps, are worth (1 - r^2) / (1 + r^2) of what they were if steps were independent, r being the correlation of
+    a seed's deviations at neighbouring steps; and never less than those of the step with the most seeds.
+    """
+    steps = list(_deviations(baselines).values())
+    worth = [len(deviations) - 1 for deviations in steps]
+    if not sum(worth):
         return None
+    estimate = math.sqrt(sum(d * d for deviations in steps for d in deviations.values()) / sum(worth))
     # Equal curves would make every other curve infinitely worse: the floor then holds for any number of seeds.
-    return max(spread, FLOOR) if max(map(len, groups)) < FLOOR_BELOW_SEEDS or spread < ROUNDING else spread
+    floored = max(worth) + 1 < FLOOR_BELOW_SEEDS or estimate < ROUNDING
+    r = _correlation_of_neighbours(steps)
+    freedom = max(sum(worth) * (1 - r * r) / (1 + r * r), max(worth))
+    return Spread(value=max(estimate, FLOOR) if floored else estimate, estimate=estimate, freedom=freedom)
+
+
+def pooled_spread(baselines: Sequence[Curve]) -> float | None:
+    """The unit of a gap, before its division by the number of seeds; None while fewer than two seeds share a step."""
+    spread = measured_spread(baselines)
+    return spread.value if spread else None
 
 
 def prediction_errors(baselines: Sequence[Curve]) -> dict[int, float]:
@@ -89,20 +126,39 @@ def _upper_deviation(groups: Iterable[Sequence[float]]) -> float | None:
     return deviation * math.sqrt(freedom / float(chdtri(freedom, CONFIDENCE)))
 
 
-def _by_step(curves: Iterable[Curve], num_samples: int) -> dict[int, list[float]]:
-    """Step -> the positive values on so many samples. One of 0 or below has no logarithm: as if its seed were away."""
-    values: dict[int, list[float]] = {}
-    for curve in curves:
+def _deviations(baselines: Sequence[Curve]) -> dict[int, dict[int, float]]:
+    """Step -> seed -> deviation from the seeds' mean, of the logarithm on all N samples, in order of step.
+
+    A value of 0 or below has no logarithm: as if its seed were away.
+    """
+    most = most_samples(baselines)
+    steps: dict[int, dict[int, float]] = {}
+    for seed, curve in enumerate(baselines):
         for step, scores in curve.items():
-            if scores.get(num_samples, 0) > 0:
-                values.setdefault(step, []).append(scores[num_samples])
-    return dict(sorted(values.items()))
+            if scores.get(most, 0) > 0:
+                steps.setdefault(step, {})[seed] = math.log(scores[most])
+    for logs in steps.values():
+        mean = statistics.fmean(logs.values())
+        logs.update({seed: value - mean for seed, value in logs.items()})
+    return dict(sorted(steps.items()))
 
 
 def _pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
     """Standard deviation within groups, weighted by degrees of freedom; None where no group has two members."""
-    several = [group for group in groups if len(group) >= MIN_SEEDS]
-    freedom = sum(len(group) - 1 for group in several)
-    if not freedom:
-        return None
-    return math.sqrt(sum(statistics.variance(group) * (len(group) - 1) for group in several) / freedom)
+    squares = freedom = 0.0
+    for group in groups:
+        if len(group) >= MIN_SEEDS:
+            mean = statistics.fmean(group)
+            squares += sum((value - mean) ** 2 for value in group)
+            freedom += len(group) - 1
+    return math.sqrt(squares / freedom) if freedom else None
+
+
+def _correlation_of_neighbours(steps: Sequence[Mapping[int, float]]) -> float:
+    """How much of a seed's deviation goes on to the next step, 0 (nothing) to 1. `steps`: seed -> deviation."""
+    product = square = 0.0
+    for earlier, later in itertools.pairwise(steps):
+        for seed in earlier.keys() & later.keys():
+            product += earlier[seed] * later[seed]
+            square += (earlier[seed] ** 2 + later[seed] ** 2) / 2
+    return max(0.0, product / square) if square else 0.0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from prx_model.data.durable import write_file
 from prx_model.metrics.table import METRICS
 from sweeps import figures
 from sweeps.findings import caution
@@ -19,12 +19,13 @@ from sweeps.page_elements import dot, one_value, paragraph, picture, row, sectio
 from sweeps.page_importance import importance_part
 from sweeps.page_record import record_section
 from sweeps.page_samples import samples_section
+from sweeps.page_stopping import stopping_section
 from sweeps.page_style import SECURITY, STYLE
 from sweeps.scoreboard import BASELINE, MARK
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.summary import UNFINISHED, Summary, TrialSummary
-from sweeps.wording import count, difference, duration, number, reused, steps
+from sweeps.wording import audit_note, count, difference, duration, number, reused, steps
 
 WIDE_IN, NARROW_IN = 10.5, 4.6  # the main figure on a screen and on a phone
 PANEL_IN = (4.5, 3.2)
@@ -39,6 +40,7 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
         _other_metrics(summary),
         samples_section(space, paths, summary),
         _trials(summary),
+        stopping_section(summary),
         _settings(space, paths, summary),
         costs_section(summary),
         _failures(paths, summary),
@@ -52,18 +54,8 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
-    _replace(paths.page, page.encode())
+    write_file(paths.page, lambda file: file.write(page.encode()))
     return paths.page
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _head(space: SearchSpace, summary: Summary) -> str:
@@ -217,7 +209,8 @@ def _trial_row(summary: Summary, trial: TrialSummary, heads: Sequence[str]) -> s
     best = " (best)" if summary.best is not None and trial.name == summary.best.trial else ""
     name += two_lines(f"{trial.name}{best}{summary.scoreboard.mark(trial.name)}", trial.config)
     time_cell = two_lines(duration(trial.spent_s), ", ".join(filter(None, [saved, repeated])))
-    reason = "; ".join(filter(None, [trial.reason, summary.scoreboard.flag(trial.name)]))
+    notes = [trial.reason, audit_note(trial) if trial.ended else "", summary.scoreboard.flag(trial.name)]
+    reason = "; ".join(filter(None, notes))
     return row(heads, [name, *values, steps(trial), time_cell, two_lines(trial.outcome, reason)])
 
 

@@ -44,7 +44,8 @@ def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
             "stopping rule",
             f"margin {stop.margin:g} spreads, patience {stop.patience}, grace {stop.grace:g} of the run: a candidate "
             f"ends after {count(stop.patience, 'evaluation')} in a row more than {stop.margin:g} spreads worse than "
-            "the baseline, none of them in the grace",
+            f"the baseline, none of them in the grace; a share of {stop.audit:g} of those, drawn at random, goes on "
+            "as an audit",
         ),
         (
             "evaluations",

@@ -130,7 +130,8 @@ def _stopping_line(space: SearchSpace) -> str:
     stop = space.stop
     return (
         f"{stop.patience} evaluations in a row more than {stop.margin:g} spreads worse than the baseline, "
-        f"after {stop.grace:.0%} of the run"
+        f"after {stop.grace:.0%} of the run, once {stop.min_seeds} of its seeds have come there; "
+        f"{stop.audit:.0%} of those go on, as an audit"
     )
 
 

@@ -87,6 +87,8 @@ class Watch:
                 notes.append("baseline not there yet")
             elif abs(gap) < 1e6:
                 notes.append(f"{gap:+.1f} spreads")
+        if row.verdict and row.verdict.get("audited"):
+            notes.append("audited: it goes on")
         note = f" ({', '.join(notes)})" if notes else ""
         return f"{metric} {row.metrics[metric]:.4g}{note}  loss {row.flow_loss:.3f}  {row.images_per_s:.0f} images/s"
 

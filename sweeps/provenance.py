@@ -12,7 +12,12 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sweeps.config import to_plain
+
+if TYPE_CHECKING:
+    from sweeps.space import SearchSpace
 
 PACKAGES = (
     "torch",
@@ -49,16 +54,22 @@ def provenance(
     }
 
 
+def recorded_rule(space: SearchSpace) -> dict[str, Any]:
+    """What the trials of a sweep are judged by: with it the ledger can be judged again, whoever reads it."""
+    return {"objective": to_plain(space.objective), "stop": to_plain(space.stop)}
+
+
 def append_start(path: Path, start: dict[str, Any]) -> None:
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
-        file.write(json.dumps(start) + "\n")
+        file.write("\n" * torn + json.dumps(start) + "\n")
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     starts = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             starts.append(json.loads(line))
         except ValueError:  # torn by a kill

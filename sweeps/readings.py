@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from sweeps.looks import Curve, Scores, most_samples, on_samples, pooled_spread
 from sweeps.rule import compare
 
+CONCLUSIVE = 2.0  # spreads; a smaller difference is told as inconclusive
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:

@@ -11,6 +11,7 @@ from sweeps.findings import caution, interval
 from sweeps.ledger import FINISHED
 from sweeps.page import write_page
 from sweeps.scoreboard import BASELINE, MARK
+from sweeps.stopping import stopping_line
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary, summarise
 from sweeps.wording import (
@@ -62,6 +63,7 @@ def final_lines(summary: Summary, paths: SweepPaths) -> list[str]:
     if summary.best is not None:
         lines.append(f"best (*): {summary.best.trial}, {summary.best.config}. {caution(summary.best)}")
     lines.append(f"compute: {compute_sentence(summary.compute)}")
+    lines.append(f"stopping: {stopping_line(summary)}")
     if summary.compute.spent_s:
         lines.append(f"time: {time_sentence(summary.compute)}")
     lines.append(f"page: {paths.page}")

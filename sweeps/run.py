@@ -14,25 +14,29 @@ if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "sweeps":
     sys.path[0] = str(ROOT)
 
 import argparse  # noqa: E402
+import os  # noqa: E402
 from collections.abc import Mapping  # noqa: E402
 from typing import Any  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
+from prx_model.data.durable import write_file  # noqa: E402
 from sweeps import cluster, reuse  # noqa: E402
 from sweeps.config import ConfigError  # noqa: E402
-from sweeps.ledger import FAILED  # noqa: E402
+from sweeps.ledger import FAILED, LedgerError  # noqa: E402
+from sweeps.obstacles import obstacle  # noqa: E402
 from sweeps.space import SearchSpace, SpaceError  # noqa: E402
 from sweeps.space_file import read_space, resolve, with_budget  # noqa: E402
 from sweeps.storage import SweepPaths  # noqa: E402
 
-EXIT_TRIAL_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_TRIAL_FAILED, EXIT_BAD_INPUT, EXIT_HALTED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Run a hyperparameter sweep, or resume it: the same command.",
-        epilog="Exit codes: 0 all trials ended well, 1 a trial failed, 2 bad input, 130 interrupted.",
+        epilog="Exit codes: 0 all trials ended well, 1 a trial failed, 2 bad input, 3 halted by what is no fault of a "
+        "trial's (a full disk, a lost Ray), 130 interrupted. After 3 and 130 the same command goes on.",
     )
     parser.add_argument("space", type=Path, help="a search-space file, such as search_spaces/repa.yaml")
     parser.add_argument(
@@ -59,12 +63,18 @@ def main(arguments: list[str] | None = None) -> int:
     options, console = parse_arguments(arguments), Console(file=sys.stdout, soft_wrap=True)
     try:
         return _main(options, console)
-    except (SpaceError, ConfigError) as error:
+    except (SpaceError, ConfigError, LedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        in_the_way = obstacle(error, options.results)
+        if in_the_way is None:
+            raise
+        print(f"halted: {in_the_way}", file=sys.stderr)
+        return EXIT_HALTED
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
@@ -92,14 +102,16 @@ def _run(
     choice: cluster.Choice,
     address: str | None,
 ) -> int:
-    from sweeps import plan, preflight, preparation, progress, provenance, report, sweep
+    from sweeps import locks, plan, preflight, preparation, progress, provenance, raylet, report, sweep
     from sweeps.confirmation import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
-    with sweep.only_driver(paths):
-        paths.space.write_bytes(options.space.read_bytes())
+    with locks.only_driver(paths) as warning:
+        if warning:
+            console.print(f"Warning: {warning}", highlight=False)
+        write_file(paths.space, lambda file: file.write(options.space.read_bytes()))
         made_with = _made_with(space, choice)
-        provenance.append_start(paths.starts, made_with)
+        provenance.append_start(paths.starts, made_with | provenance.recorded_rule(space))
         preflight.check_weights_at_hand(space)
         caches, remotely = progress.CacheProgress(console), preparation.belongs_on_a_gpu_node(space)
         if not remotely:
@@ -115,7 +127,7 @@ def _run(
                 preparation.prepare_on_a_node(started, space.resources, caches)
             watch = progress.Watch(console, space, paths, planned=plan.num_trials(space))
             try:
-                with progress.watching(watch):
+                with raylet.watched_raylet(_halt_at_once), progress.watching(watch):
                     records = sweep.run(started, connection)
             finally:
                 # The page is made whatever happened: what is known so far is worth reading.
@@ -144,6 +156,12 @@ def _reusable(
     if options.fresh_baseline or not space.budget.reuse_baseline:
         return reuse.Found()
     return reuse.find(space, paths, made_with)
+
+
+def _halt_at_once() -> None:
+    """Ray is gone, and would end this process in a moment, with an exit code that means something else."""
+    print("\nhalted: Ray has died (its raylet); the same command goes on", file=sys.__stderr__, flush=True)
+    os._exit(EXIT_HALTED)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sweeps.best import CONCLUSIVE
 from sweeps.confirmed import Confirmed
 from sweeps.findings import interval
 from sweeps.ledger import FINISHED
-from sweeps.readings import BaselinePoint
+from sweeps.readings import CONCLUSIVE, BaselinePoint
 from sweeps.space import SearchSpace
 from sweeps.trial_summary import TrialSummary, direction
 from sweeps.wording import signed_percent, spreads

@@ -103,6 +103,7 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
     """One trial. Its own failure is recorded as its end and stays here; what breaks the slot leaves it."""
     import ray
 
+    from sweeps.obstacles import obstacle
     from sweeps.worker import TrialFailedError, record_failure, train_trial
 
     try:
@@ -110,6 +111,10 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
             told = {**row.metrics, "step": row.step, "num_samples": row.num_samples, "trial": task.trial}
             desk.evaluated.remote(task.trial, told)
     except TrialFailedError as failure:
+        in_the_way = obstacle(failure.cause, task.root)
+        if in_the_way is not None:
+            ray.get(desk.halt.remote(in_the_way))
+            return
         check_device(place.device)
         answer: Any = ray.get(desk.failed.remote(slot, number, place.rank, place.world_size, failure.orderly))
         to_record, goes_on = answer

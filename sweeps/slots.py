@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.desk import ENDED, EVALUATED, LOST, Desk
+from ray.tune import Stopper
+
+from sweeps.desk import ENDED, EVALUATED, HALTED, LOST, Desk
 from sweeps.slot import SlotSettings, run_slot
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
@@ -26,6 +29,7 @@ IDLE_S = 20.0  # a slot without a task for so long goes home, and an idle node c
 LOOK_S = 0.5  # how often the pool looks at the desk
 MOST_FALSE_STARTS = 3  # slots in a row that were lost without serving a trial
 CLOSE_S = 10.0  # how long slots are given to go home at the end
+ANSWER_S = 30.0  # how long the desk is given to say whether the sweep is halted
 
 logger = logging.getLogger("ray.sweeps")  # where Ray's own messages go
 
@@ -65,7 +69,10 @@ def open_slots(
 
 
 def in_a_slot(desk: str, task: Task) -> Iterator[dict[str, Any]]:
-    """Hand a trial to a free slot; yields the metrics of its evaluations until it ends. Raises TrialLostError."""
+    """Hand a trial to a free slot; yields the metrics of its evaluations until it ends. Raises TrialLostError.
+
+    Where the sweep is halted it just ends, and leaves the trial unfinished.
+    """
     import ray
 
     actor: Any = ray.get_actor(desk)
@@ -79,8 +86,35 @@ def in_a_slot(desk: str, task: Task) -> Iterator[dict[str, Any]]:
                 yield news["metrics"]
             elif news["kind"] == LOST:
                 raise TrialLostError(news["reason"])
-            elif news["kind"] == ENDED:
+            elif news["kind"] in (ENDED, HALTED):
                 return
+
+
+def halted_by(desk: str) -> str:
+    """Why the sweep cannot go on, in one line; '' while it can."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        actor: Any = ray.get_actor(desk)
+        return str(ray.get(actor.halted.remote(), timeout=ANSWER_S))
+    except (RayError, ValueError) as error:  # Ray says ValueError of an actor that is no more
+        return f"the sweep's desk is gone ({' '.join(str(error).split())[:200]}); the same command goes on"
+
+
+class WhenHalted(Stopper):
+    """Lets Tune start no trial after the sweep is halted. It has no say in anything else."""
+
+    def __init__(self, desk: str) -> None:
+        self.desk, self.asked, self.is_halted = desk, 0.0, False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if not self.is_halted and time.monotonic() - self.asked > LOOK_S:
+            self.is_halted, self.asked = bool(halted_by(self.desk)), time.monotonic()
+        return self.is_halted
 
 
 def _answer(call: Any) -> Any:
@@ -149,7 +183,7 @@ class _Pool:
                 self.false_starts = self.false_starts + 1 if in_vain else 0
                 hopeless = self.false_starts >= MOST_FALSE_STARTS and not self.live
             if hopeless:
-                _answer(self.desk.give_up.remote(f"no slot could be kept running: {reason}"))
+                _answer(self.desk.halt.remote(f"no slot could be kept running: {reason}"))
         except Exception:
             logger.exception("slot %s could not be taken off the desk", name)
 

@@ -20,6 +20,7 @@ def check_trials(space: SearchSpace) -> None:
     baseline = space.baseline_config(space.first_seed)
     _check_metrics(space, baseline)
     _check_workers(space, baseline)
+    _check_seeds(space)
     candidates = []
     for varied, overrides in _corners(space):
         try:
@@ -101,6 +102,13 @@ def _check_workers(space: SearchSpace, config: ExperimentConfig) -> None:
     count, workers = config.training.batch_size, space.resources.workers
     if count % workers:
         raise ConfigError("resources.workers", f"got {workers}, allowed is a divisor of training.batch_size {count}")
+
+
+def _check_seeds(space: SearchSpace) -> None:
+    """A baseline that can come to where candidates are judged."""
+    needed, there = space.stop.min_seeds, space.budget.baseline_seeds
+    if needed > there:
+        raise ConfigError("stop.min_seeds", f"got {needed}, allowed is at most budget.baseline_seeds {there}")
 
 
 def _check_num_samples(evaluation: EvaluationConfig, config: ExperimentConfig) -> None:

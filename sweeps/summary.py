@@ -12,6 +12,7 @@ from sweeps.costs import Compute, Costs
 from sweeps.findings import answer
 from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord, baseline_curves
 from sweeps.readings import BaselinePoint, baseline_points
+from sweeps.rule import StopConfig
 from sweeps.scoreboard import Scoreboard, scoreboard
 from sweeps.space import SearchSpace
 from sweeps.trial_summary import OUTCOMES, UNFINISHED, TrialSummary, short_config, summarise_trial
@@ -34,6 +35,7 @@ class Summary:
     compute: Compute
     num_planned: int  # candidates of the budget
     num_planned_seeds: int
+    stop: StopConfig
     confirmed: tuple[Confirmed, ...] = ()  # candidates that were trained again, the best first
     scoreboard: Scoreboard = field(default_factory=Scoreboard)
 
@@ -53,6 +55,14 @@ class Summary:
     def confirmations(self) -> list[TrialSummary]:
         """Runs of candidates with fresh seeds."""
         return [trial for trial in self.trials if trial.confirms]
+
+    @property
+    def stopped(self) -> list[TrialSummary]:
+        return [trial for trial in self.trials if trial.outcome == STOPPED]
+
+    @property
+    def audited(self) -> list[TrialSummary]:
+        return [trial for trial in self.trials if trial.audit is not None]
 
     @property
     def failed(self) -> list[TrialSummary]:
@@ -109,6 +119,7 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
         compute=_compute(trials),
         num_planned=space.budget.candidates,
         num_planned_seeds=space.budget.baseline_seeds,
+        stop=space.stop,
         confirmed=tested,
         scoreboard=board,
     )

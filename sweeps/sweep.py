@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,16 @@ from sweeps import cluster
 from sweeps.agenda import num_open
 from sweeps.config import to_plain
 from sweeps.confirmation import contenders
-from sweeps.ledger import FAILED, End, Ledger, TrialRecord
+from sweeps.ledger import Ledger, TrialRecord
+from sweeps.obstacles import HaltedError
 from sweeps.search import SweepSearch
-from sweeps.slots import open_slots
-from sweeps.space import Resources, SearchSpace, SpaceError
+from sweeps.slots import WhenHalted, halted_by, open_slots
+from sweeps.space import Resources, SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.trial_folder import latest_checkpoint
 
 STATE_SNAPSHOT_S = 600  # Tune's own state is never read back
+MOST_DRIVER_LOSSES = 3  # drivers that one trial may lose; its next driver finds it at the desk, in its slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,10 @@ class Sweep:
 
 
 def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
-    """Run all trials that are still open, and return every record of the sweep. Raises nothing for a failed trial."""
+    """Run all trials that are still open, and return every record of the sweep. Raises nothing for a failed trial.
+
+    Raises HaltedError where trials are left open by what is no fault of theirs.
+    """
     from ray import tune
 
     search = SweepSearch(sweep.space, sweep.ledger)
@@ -63,11 +66,16 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=f"start-{os.getpid()}", storage_path=str(sweep.paths.tune), verbose=0, callbacks=[]
+                name=f"start-{os.getpid()}",
+                storage_path=str(sweep.paths.tune),
+                verbose=0,
+                callbacks=[],
+                stop=WhenHalted(desk),
+                failure_config=tune.FailureConfig(max_failures=MOST_DRIVER_LOSSES),
             ),
         )
         results = tuner.fit()
-    _record_silent_failures(sweep, [str(error) for error in results.errors])
+        _check_all_have_ended(sweep, halted_by(desk), [str(error) for error in results.errors])
     return sweep.ledger.records()
 
 
@@ -90,13 +98,14 @@ def _trainable(sweep: Sweep, resources: Resources, desk: str) -> Any:
     return trial
 
 
-def _record_silent_failures(sweep: Sweep, errors: list[str]) -> None:
-    """A trial that Tune gave up on has no end of its own; nothing is left without an outcome."""
-    for record in sweep.ledger.records():
-        if record.end is None:
-            reason = " ".join(errors[0].split())[:400] if errors else "its driver ended without a result"
-            log = str(sweep.paths.trial_log(record.trial))
-            sweep.ledger.append(End(trial=record.trial, outcome=FAILED, step=record.last_step, reason=reason, log=log))
+def _check_all_have_ended(sweep: Sweep, halted: str, errors: Sequence[str]) -> None:
+    """Raise HaltedError where a trial has no end. None is made up for it: the same command finds it and goes on."""
+    if halted:
+        raise HaltedError(halted)
+    unfinished = [record.trial for record in sweep.ledger.records() if record.end is None]
+    if unfinished:
+        reason = " ".join(errors[0].split())[:400] if errors else "their drivers ended without a result"
+        raise HaltedError(f"{', '.join(unfinished)} did not end: {reason}; the same command goes on")
 
 
 def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:
@@ -131,18 +140,3 @@ def collect_checkpoints(sweep: Sweep, best: TrialRecord | None) -> int:
                 freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
                 shutil.rmtree(folder, ignore_errors=True)
     return freed
-
-
-@contextmanager
-def only_driver(paths: SweepPaths) -> Iterator[None]:
-    """Hold the sweep's lock: two drivers of one sweep would run its trials twice. A killed driver's lock is free."""
-    with paths.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise SpaceError(f"{paths.root}: this sweep is running already (process {file.read().strip()})") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

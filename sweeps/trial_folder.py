@@ -1,13 +1,11 @@
-"""What a trial writes beside its ledger: lock, log, heartbeat, checkpoints, sample grids."""
+"""What a trial writes beside its ledger: log, heartbeat, checkpoints, sample grids."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -17,7 +15,6 @@ from prx_model.training.distributed import Workers
 from sweeps.storage import SweepPaths
 
 HEARTBEAT_S = 2.0
-ORPHAN_WAIT_S = 60
 
 
 def latest_checkpoint(paths: SweepPaths, trial: str) -> Path | None:
@@ -44,28 +41,14 @@ def save_samples(images: Tensor, path: Path) -> None:
 
 
 @contextmanager
-def only_writer(paths: SweepPaths, trial: str) -> Iterator[None]:
-    """Wait for an earlier process of this trial to go: after its driver is killed, a worker lives on for seconds."""
-    with paths.trial_lock(trial).open("w") as file:
-        for _ in range(ORPHAN_WAIT_S):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                time.sleep(1)
-        else:
-            raise RuntimeError(f"another process still runs {trial} after {ORPHAN_WAIT_S} s")
-        yield
-
-
-@contextmanager
 def heartbeat(paths: SweepPaths, trial: str, step: Callable[[], int]) -> Iterator[None]:
     """Write the step every few seconds, so that progress shows between evaluations."""
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(HEARTBEAT_S):
-            paths.heartbeat(trial).write_text(str(step()))
+            with suppress(OSError):  # a full disk is told by what matters more
+                paths.heartbeat(trial).write_text(str(step()))
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from prx_model.metrics.table import METRICS
-from sweeps.costs import Costs
-from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, Start, TrialRecord
+from sweeps.audit import Audited, audit_of
+from sweeps.costs import Costs, working_s
+from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, Start, TrialRecord, recorded_verdict
 from sweeps.looks import Curve
 from sweeps.readings import Estimate, Reading, estimates, reading
+from sweeps.rule import Verdict
 from sweeps.space import SearchSpace
 from sweeps.space_file import FRACTION_OF
 
@@ -27,6 +29,7 @@ class TrialSummary:
     steps not trained.
     repeated_s: seconds of the `num_repeated` evaluations, and the training before each, that a resume has made again.
     num_sampled, num_full: see sweeps.costs.Compute.
+    verdicts: by step, as they were given. audit: of a candidate that goes on though the rule would have stopped it.
     reused_from: the sweep that has trained this baseline and paid for it: here it has cost nothing.
     """
 
@@ -48,6 +51,8 @@ class TrialSummary:
     repeated_s: float
     num_sampled: int
     num_full: int
+    verdicts: Mapping[int, Verdict]
+    audit: Audited | None
     confirms: str = ""
     reused_from: str = ""
 
@@ -73,7 +78,8 @@ def summarise_trial(
 ) -> TrialSummary:
     """`baselines`: metric -> the baseline's curves. `depth`: of the model."""
     rows, start, end = record.evaluations, record.start, record.end
-    once = Costs.of([*rows, *([end] if end else [])])
+    once = [*rows, *([end] if end else [])]
+    verdicts = {row.step: verdict for row in rows if (verdict := recorded_verdict(row)) is not None}
     num_samples, reused = space.baseline_config(space.first_seed).evaluation.num_samples, bool(start.reused_from)
     step = max(end.step if end else 0, record.last_step)
     left = start.num_steps - record.last_step
@@ -99,11 +105,13 @@ def summarise_trial(
         reason=_reason(record),
         log=end.log if end else "",
         costs=Costs() if reused else record.costs,
-        saved_s=(once.total_s - once.start_s) / record.last_step * left if stopped else 0.0,
+        saved_s=working_s(once) / record.last_step * left if stopped else 0.0,
         num_repeated=0 if reused else record.num_repeated,
-        repeated_s=0.0 if reused else max(0.0, record.spent_s - once.total_s),
+        repeated_s=0.0 if reused else max(0.0, record.spent_s - Costs.of(once).total_s),
         num_sampled=0 if reused else record.num_sampled,
         num_full=0 if reused else num_samples * (len(rows) + record.num_repeated),
+        verdicts=verdicts,
+        audit=audit_of(record),
         reused_from=start.reused_from,
         confirms=start.confirms,
     )

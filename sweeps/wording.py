@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,9 @@ if TYPE_CHECKING:
     from sweeps.costs import Compute, Costs
     from sweeps.readings import Reading
     from sweeps.summary import Summary, TrialSummary
+
+
+FAR = 1e6  # spreads; the ledger holds 1e9 for an infinite gap
 
 
 def number(value: float) -> str:
@@ -46,7 +48,12 @@ def either(amounts: Sequence[int]) -> str:
 
 def spreads(gap: float) -> str:
     """'3.4 spreads', whichever side; a value of 0 or below, which the logarithm cannot take, is just far away."""
-    return f"{abs(gap):.1f} spreads" if math.isfinite(gap) else "far beyond the spread"
+    return f"{abs(gap):.1f} spreads" if abs(gap) < FAR else "far beyond the spread"
+
+
+def gap_in_words(gap: float) -> str:
+    """'3.4 spreads better'."""
+    return f"{spreads(gap)} {'worse' if gap > 0 else 'better'}"
 
 
 def estimated(reading: Reading) -> str:
@@ -61,7 +68,7 @@ def difference(reading: Reading) -> tuple[str, str]:
     """
     samples = "" if reading.estimate.full else f"n={reading.estimate.num_samples}"
     percent = "" if reading.percent is None else f" ({signed_percent(reading.percent)})"
-    side = "" if reading.gap is None else f"{spreads(reading.gap)} {'worse' if reading.gap > 0 else 'better'}"
+    side = "" if reading.gap is None else gap_in_words(reading.gap)
     return f"{estimated(reading)}{percent}", ", ".join(filter(None, [side, samples]))
 
 
@@ -106,8 +113,15 @@ def time_sentence(compute: Compute) -> str:
 
 
 def outcome(trial: TrialSummary) -> str:
-    """'stopped: why'. A finished trial needs no reason."""
-    return trial.outcome if trial.outcome == FINISHED else f"{trial.outcome}: {trial.reason}"
+    """'stopped: why'. A finished trial needs no reason; that the rule would have stopped it is told."""
+    if trial.outcome == FINISHED:
+        return ", ".join(filter(None, [trial.outcome, audit_note(trial)]))
+    return f"{trial.outcome}: {trial.reason}"
+
+
+def audit_note(trial: TrialSummary) -> str:
+    """'' for a candidate that the rule has never wanted to stop."""
+    return "" if trial.audit is None else f"audited: the rule would have stopped it at step {trial.audit.step}"
 
 
 def reused(summary: Summary) -> str:

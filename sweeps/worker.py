@@ -22,12 +22,15 @@ from prx_model.metrics.suite import SuiteResult
 from prx_model.training.checkpoints import CheckpointError, Checkpoints
 from prx_model.training.distributed import Workers, joined_workers
 from prx_model.training.window import DivergedError
+from sweeps.audit import audited
 from sweeps.config import load_config
 from sweeps.ledger import CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
+from sweeps.locks import only_writer
+from sweeps.resumption import is_over, resumed, stopped_by
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
-from sweeps.trial_folder import heartbeat, log_to, only_writer, save_samples
+from sweeps.trial_folder import heartbeat, log_to, save_samples
 
 logger = logging.getLogger("sweeps.worker")
 
@@ -117,8 +120,11 @@ class _Trial:
 
     def run(self, kept: Kept) -> Iterator[EvaluationRow]:
         """The body of a trial: both lines of the design meet here."""
-        experiment = self.experiment = self._open(kept)
-        num_steps, verdict = experiment.config.training.steps, None
+        config = load_config(self.task.config)
+        workers, num_steps, verdict = self.place.workers(config), config.training.steps, None
+        if self._agreed(self._is_decided(), workers):
+            return
+        experiment = self.experiment = self._open(config, workers, kept)
         start_s: float = time.perf_counter() - self.started
         with ExitStack() as stack:
             if self.place.rank == 0:
@@ -142,17 +148,31 @@ class _Trial:
                 if self._agreed(verdict is not None and verdict.stop, experiment.workers):
                     break
         if self.place.rank == 0:
-            self._end(verdict, num_steps)
+            stopped = verdict.reason if verdict is not None and verdict.stop else None
+            self._end(stopped, f"trained all {num_steps} steps", self.step)
 
-    def _open(self, kept: Kept) -> Experiment:
-        config = load_config(self.task.config)
-        experiment = open_experiment(
-            config,
-            Path(self.task.cache),
-            device=self.place.device,
-            workers=self.place.workers(config),
-            checkpoint=self._checkpoints(self.place.workers(config)).latest(),
-            kept=kept,
+    def _is_decided(self) -> bool:
+        """On rank 0, whether the ledger has the trial's end already, or its stop, which is then made its end."""
+        if self.place.rank != 0:
+            return False
+        record = self.ledger.record(self.task.trial)
+        if is_over(record):
+            logger.info("trial %s has ended already", self.task.trial)
+            return True
+        stopped = stopped_by(record)
+        if record is None or stopped is None:
+            return False
+        self._end(stopped, "", record.last_step)
+        return True
+
+    def _open(self, config: ExperimentConfig, workers: Workers, kept: Kept) -> Experiment:
+        experiment = resumed(
+            lambda: open_experiment(
+                config, Path(self.task.cache), device=self.place.device, workers=workers, kept=kept
+            ),
+            self._checkpoints(workers),
+            self.ledger.record(self.task.trial) if self.place.rank == 0 else None,
+            lambda mine: self._agreed(mine, workers),
         )
         step, steps, rank = experiment.state.step, config.training.steps, self.place.rank
         logger.info(
@@ -199,7 +219,11 @@ class _Trial:
         stop = StopConfig(**task.stop)
         verdict = judge(self._curve(step, looks), baselines, stop, num_steps=num_steps, mode=task.mode)
         # The last evaluation ends the trial anyway: there is nothing left to save by stopping it.
-        return replace(verdict, stop=False) if step >= num_steps else verdict
+        if step >= num_steps:
+            return replace(verdict, stop=False)
+        record = self.ledger.record(task.trial)
+        assert record is not None, f"{task.trial}: not in the ledger"
+        return audited(verdict, task.trial, record.start.fingerprint, stop.audit)
 
     def _row(
         self,
@@ -249,21 +273,24 @@ class _Trial:
         self._checkpoints(experiment.workers).save(experiment.state.step, experiment.state.save)
         self.checkpoint_s += time.perf_counter() - started
 
-    def _end(self, verdict: Verdict | None, num_steps: int) -> None:
-        stopped = verdict is not None and verdict.stop
+    def _end(self, stopped: str | None, otherwise: str, step: int) -> None:
+        """stopped: the verdict's reason, None where the trial was not stopped."""
         self.ledger.append(
             End(
                 trial=self.task.trial,
-                outcome=STOPPED if stopped else FINISHED,
-                step=self.step,
-                reason=verdict.reason if stopped and verdict else f"trained all {num_steps} steps",
+                outcome=FINISHED if stopped is None else STOPPED,
+                step=step,
+                reason=otherwise if stopped is None else stopped,
                 log=str(self.ledger.paths.trial_log(self.task.trial)),
                 checkpoint_s=self.checkpoint_s,
             )
         )
 
     def _agreed(self, mine: bool, workers: Workers) -> bool:
-        """Rank 0's decision, known to all: every worker leaves a loop at the same turn. Others say False."""
+        """Whether one of the workers says so, known to all: every one leaves a loop at the same turn.
+
+        What is rank 0's to decide, the others answer with False.
+        """
         return bool(workers.gather(torch.tensor([float(mine)], device=self.place.device)).sum() > 0)
 
 

@@ -30,6 +30,17 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 
+# Files whose tests start Ray: one after another, because two clusters on two cores are slow, and time-outs are near.
+STARTS_RAY = ("test_encode.py", "test_slots.py", "test_encoded_sweep.py", "test_smoke_sweep.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, a file's tests stay together: what they share is made once."""
+    for item in items:
+        group = "ray" if item.path.name in STARTS_RAY else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def tiny() -> PRXConfig:
     return MODELS["prx_tiny"]

@@ -1,18 +1,22 @@
-"""One sweep end to end, as a user types it: killed with -9 half-way, given again, and looked at."""
+"""One sweep end to end, as a user types it: driver, raylet and worker killed with -9 in turn, and looked at."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger
+from sweeps.run import EXIT_BAD_INPUT, EXIT_HALTED
 from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
 
@@ -46,7 +50,7 @@ def _start(command: list[str], log: Path) -> subprocess.Popen:
         )
 
 
-def _wait_until(reached, process: subprocess.Popen, log: Path) -> None:
+def _wait_until(reached: Callable[[], object], process: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not reached():
         assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()}"
@@ -54,9 +58,29 @@ def _wait_until(reached, process: subprocess.Popen, log: Path) -> None:
         time.sleep(0.2)
 
 
+def _raylet_of(driver: int) -> int:
+    """The process of the Ray that a driver has started for itself."""
+    children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+    return next(int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "raylet\n")
+
+
+def _workers_of(paths: SweepPaths) -> set[int]:
+    """Every process that has trained a trial, by the trials' logs."""
+    return {int(pid) for log in paths.logs.glob("*.log") for pid in re.findall(r"in process (\d+)", log.read_text())}
+
+
+def _is_refused_beside(process: subprocess.Popen, command: list[str], log: Path) -> None:
+    """The same command on the same folder at the same time."""
+    second = _start(command, log)
+    assert second.wait(timeout=LIMIT_S) == EXIT_BAD_INPUT
+    assert f"this sweep is running already: process {process.pid} on " in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_half_way_goes_on_and_ends(command, paths, tmp_path):
-    ledger, first_log, second_log = Ledger(paths), tmp_path / "first.log", tmp_path / "second.log"
+def test_a_sweep_whose_processes_are_killed_goes_on_and_ends(command, paths, tmp_path):
+    """The driver, then the raylet, then a worker; and what Ray keeps in the sweep's folder is of no use to it."""
+    ledger, first_log, second_log, last_log = Ledger(paths), *(tmp_path / f"{name}.log" for name in "abc")
 
     def one_candidate_is_under_way() -> bool:
         records = ledger.records() if paths.ledger.is_dir() else []
@@ -64,13 +88,25 @@ def test_a_sweep_that_is_killed_half_way_goes_on_and_ends(command, paths, tmp_pa
 
     process = _start(command, first_log)
     _wait_until(one_candidate_is_under_way, process, first_log)
+    _is_refused_beside(process, command, tmp_path / "refused.log")
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
     ended = {record.trial: paths.trial_ledger(record.trial).read_bytes() for record in ledger.records() if record.end}
     assert "baseline-seed0" in ended
 
+    for state in (paths.tune, paths.slots):
+        shutil.rmtree(state)
+
     process = _start(command, second_log)
-    assert process.wait(timeout=LIMIT_S) == 0, second_log.read_text()
+    _wait_until(lambda: paths.slots.is_dir() and any(paths.slots.iterdir()), process, second_log)
+    os.kill(_raylet_of(process.pid), signal.SIGKILL)
+    assert process.wait(timeout=60) == EXIT_HALTED, second_log.read_text()
+    assert "halted: Ray has died (its raylet); the same command goes on" in second_log.read_text()
+
+    known, process = _workers_of(paths), _start(command, last_log)
+    _wait_until(lambda: _workers_of(paths) - known, process, last_log)
+    os.kill((_workers_of(paths) - known).pop(), signal.SIGKILL)
+    assert process.wait(timeout=LIMIT_S) == 0, last_log.read_text()
     records = {record.trial: record for record in ledger.records()}
     known = {"baseline-seed0", "baseline-seed1", "candidate-000", "candidate-001"}
     (confirmation,) = (records[name] for name in records.keys() - known)
@@ -83,7 +119,7 @@ def test_a_sweep_that_is_killed_half_way_goes_on_and_ends(command, paths, tmp_pa
         assert steps == [3, 6, 9, 12][: len(steps)], "no evaluation is missing and none counts twice"
     for trial, content in ended.items():
         assert paths.trial_ledger(trial).read_bytes() == content, f"{trial} had ended and was run again"
-    _check_what_is_left(paths, second_log.read_text())
+    _check_what_is_left(paths, last_log.read_text())
 
 
 def _check_what_is_left(paths: SweepPaths, output: str) -> None:

@@ -41,8 +41,14 @@ def leaves(tree: Tree, path: str = "") -> dict[str, Tensor]:
 
 
 def write_whole(tree: Tree, folder: Path) -> None:
-    """Write state.pt with all that is in `tree`."""
-    write_file(folder / FILE, lambda file: torch.save(tree, file))
+    """Write state.pt with all that is in `tree`. Raises OSError, with the file, where the disk takes no more."""
+    try:
+        write_file(folder / FILE, lambda file: torch.save(tree, file))
+    except RuntimeError as error:
+        # torch tells of the archive that it could not end, and hides why.
+        if isinstance(error.__context__, OSError):
+            raise OSError(error.__context__.errno, error.__context__.strerror, str(folder / FILE)) from error
+        raise
 
 
 def write_parts(tensors: Tree, rest: Tree, folder: Path, *, rank: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,23 @@ import numpy as np
 from PIL import Image
 
 from prx_model.model import MODELS
+from sweeps.audit import audited
 from sweeps.config import to_plain
 from sweeps.confirmation import Confirm, confirmation_name
-from sweeps.ledger import BASELINE, CANDIDATE, CONFIRMATION, FINISHED, End, EvaluationRow, Ledger, Start
+from sweeps.ledger import (
+    BASELINE,
+    CANDIDATE,
+    CONFIRMATION,
+    FINISHED,
+    STOPPED,
+    End,
+    EvaluationRow,
+    Ledger,
+    Start,
+    verdict_row,
+)
 from sweeps.report import Summary, summarise, write_page
-from sweeps.rule import StopConfig
+from sweeps.rule import StopConfig, judge
 from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace
 from sweeps.storage import SweepPaths
 
@@ -113,7 +125,33 @@ class Lab:
             name = confirmation_name(candidate, seed)
             self.trial(name, factor, role=CONFIRMATION, seed=seed, confirms=candidate)
 
+    def judged(self, name: str, factors: Sequence[float], *, audit: bool = False, until: int = STEPS[-1]) -> None:
+        """A candidate as a worker runs it, with a factor for each step: judged, stopped, or audited instead."""
+        chosen = {"repa.teacher": "dinov2s_saliency", "repa.depth": 2, "repa.weight": 0.5}
+        start = Start(trial=name, role=CANDIDATE, seed=0, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
+        self.ledger.append(start)
+        share, verdict = float(audit), None
+        for step, factor in zip(STEPS, factors, strict=True):
+            if step > until:
+                return
+            row = self._row(name, step, factor)
+            record = self.ledger.record(name)
+            curve = {**(record.curve(OBJECTIVE) if record else {}), step: row.scores(OBJECTIVE)}
+            baselines, mode = self.ledger.baseline_curves(OBJECTIVE), self.space.objective.mode
+            verdict = judge(curve, baselines, self.space.stop, num_steps=STEPS[-1], mode=mode)
+            last = step == STEPS[-1]
+            verdict = replace(verdict, stop=False) if last else audited(verdict, name, "f" * 12, share)
+            self.ledger.append(replace(row, verdict=verdict_row(verdict)))
+            if verdict.stop or last:
+                outcome, reason = (STOPPED, verdict.reason) if verdict.stop else (FINISHED, "trained all 200 steps")
+                log = str(self.paths.trial_log(name))
+                self.ledger.append(End(trial=name, outcome=outcome, step=step, reason=reason, log=log))
+                return
+
     def row(self, name: str, step: int, factor: float, num_samples: int = ALL, **change: Any) -> None:
+        self.ledger.append(self._row(name, step, factor, num_samples, **change))
+
+    def _row(self, name: str, step: int, factor: float, num_samples: int = ALL, **change: Any) -> EvaluationRow:
         """10 s of training, 2 s of evaluation. On n samples the value is larger by the same factor for all trials."""
         value = factor * 500 * math.exp(-step / 150)
         nested = {n: value * (1 + BIAS * (ALL / n - 1)) for n in LOOKS if n <= num_samples}
@@ -132,7 +170,7 @@ class Lab:
             peak_memory_bytes=1,
             resumed_from=0,
         )
-        self.ledger.append(replace(row, **change))
+        return replace(row, **change)
 
     def grids(self, name: str, side: int = 67, steps: tuple[int, ...] = STEPS) -> None:
         for step in steps:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweeps import desk as desks
-from sweeps.desk import ENDED, EVALUATED, LOST, Desk
+from sweeps.desk import ENDED, EVALUATED, HALTED, LOST, Desk
 
 LIMIT_S = 10.0
 
@@ -188,12 +188,21 @@ def test_a_lone_worker_goes_on_after_any_failure():
     _at_a_desk(scene)
 
 
-def test_without_slots_every_trial_is_turned_away():
+def test_a_halted_sweep_leaves_every_trial_unfinished_and_sends_its_slots_home():
     async def scene(desk: Desk) -> None:
-        await desk.submit(_task("a"))
-        await desk.give_up("no slot could be kept running: out of disk")
-        await desk.submit(_task("b"))
-        for trial in "ab":
-            assert await desk.news(trial, 0) == [{"kind": LOST, "reason": "no slot could be kept running: out of disk"}]
+        assert await desk.halted() == ""
+        await desk.submit(_task("under way"))
+        assert await desk.take("slot", "x", 0) == _task("under way")
+        await desk.submit(_task("waits"))
+        await desk.halt("no space left")
+        await desk.halt("and another thing")
+        assert await desk.halted() == "no space left"
+        await desk.submit(_task("too late"))
+        for trial in ("under way", "waits", "too late"):
+            assert await desk.news(trial, 0) == [{"kind": HALTED}]
+        await desk.finished("slot")  # a trial that came to its end all the same
+        assert await desk.take("slot", "x", 1) is None
+        await desk.left("slot", "killed by signal 9")
+        assert (await desk.demand())["waiting"] == 0
 
     _at_a_desk(scene)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sweeps.costs import Costs
 from sweeps.ledger import (
@@ -21,6 +25,7 @@ from sweeps.ledger import (
     End,
     EvaluationRow,
     Ledger,
+    LedgerError,
     Start,
     verdict_row,
 )
@@ -68,7 +73,7 @@ def end_row(trial="candidate-000", outcome=FINISHED, **change) -> End:
 
 def test_every_kind_of_row_comes_back_as_it_was(ledger):
     rows = [
-        start_row(overrides={"repa.teacher": "dinov2", "repa.depth": 3, "repa": None, "list": [0.1, 1e-30]}),
+        start_row(order=0, overrides={"repa.teacher": "dinov2", "repa.depth": 3, "repa": None, "list": [0.1, 1e-30]}),
         evaluation_row(10, fid=0.1 + 0.2),
         evaluation_row(20, repa_loss=None, verdict=None),
         end_row(reason='a "quote", a\nnewline and a smile \N{GRINNING FACE}'),
@@ -89,7 +94,7 @@ def test_a_trial_without_a_file_has_no_rows(ledger):
 
 def test_a_file_torn_at_any_byte_is_readable_and_repaired_by_the_next_row(ledger, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a thousand of them are slow and prove nothing here
-    rows = [start_row(), evaluation_row(10), evaluation_row(20), end_row()]
+    rows = [start_row(order=0), evaluation_row(10), evaluation_row(20), end_row()]
     for row in rows:
         ledger.append(row)
     path = ledger.paths.trial_ledger("candidate-000")
@@ -129,10 +134,32 @@ def test_bytes_that_a_power_cut_leaves_behind_are_skipped(ledger):
 def test_a_line_of_another_version_is_an_error_that_names_the_file(ledger):
     ledger.append(start_row())
     path = ledger.paths.trial_ledger("candidate-000")
-    for line in ('{"kind":"pause"}', '{"kind":"end","unknown":1}', "12", '{"trial":"x"}'):
+    for line in ('{"kind":"pause"}', '{"kind":"end","unknown":1}', '{"trial":"x"}'):
         path.write_text(line + "\n")
-        with pytest.raises(ValueError, match=r"candidate-000\.jsonl: not a row"):
+        with pytest.raises(LedgerError, match=r"candidate-000\.jsonl: not a row"):
             ledger.rows("candidate-000")
+
+
+WHOLE = [start_row(order=0), evaluation_row(10), evaluation_row(20), end_row()]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_hole_of_zeros_or_garbage_takes_the_rows_that_it_touches_and_no_others(data):
+    """What a power cut leaves of blocks that were promised to the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(SweepPaths(Path(folder)))
+        ledger.paths.ledger.mkdir()
+        lines = [json.dumps(asdict(row), separators=(",", ":")).encode() for row in WHOLE]
+        content = b"".join(line + b"\n" for line in lines)
+        first = data.draw(st.integers(0, len(content)))
+        last = data.draw(st.integers(first, len(content)))
+        byte = data.draw(st.sampled_from([b"\x00", b"\xff", b"\n"]))
+        damaged = content[:first] + byte * (last - first) + content[last:]
+        ledger.paths.trial_ledger("candidate-000").write_bytes(damaged)
+        whole = [row for row, line in zip(WHOLE, lines, strict=True) if line in damaged.split(b"\n")]
+        assert ledger.rows("candidate-000") == whole
+        ledger.record("candidate-000")
 
 
 def test_after_a_resume_the_later_row_wins_and_both_are_paid_for(ledger):
@@ -178,10 +205,31 @@ def test_a_trial_is_known_from_its_start_row_on(ledger):
 
 
 def test_records_are_in_the_order_of_their_start(ledger):
-    for trial, time in (("b", 3.0), ("a", 2.0), ("d", 1.0), ("c", 2.0)):
+    for trial, time in (("b", 3.0), ("a", 2.0), ("d", 1.0), ("c", 2.0)):  # whatever a clock says that goes back
         ledger.append(start_row(trial, time=time))
-    assert ledger.trials() == ["d", "a", "c", "b"]
-    assert [record.trial for record in ledger.records()] == ["d", "a", "c", "b"]
+    assert ledger.trials() == ["b", "a", "d", "c"]
+    assert [record.start.order for record in ledger.records()] == [0, 1, 2, 3]
+
+
+def test_starts_of_an_older_ledger_come_first_in_the_order_of_their_time(ledger):
+    for trial, time in (("b", 3.0), ("a", 2.0), ("c", 2.0)):
+        old = asdict(start_row(trial, time=time))
+        del old["order"]
+        ledger.paths.trial_ledger(trial).write_text(json.dumps(old) + "\n")
+    ledger.append(start_row("0", time=1.0))
+    ledger.append(start_row("1", time=0.0))
+    assert ledger.trials() == ["a", "c", "b", "0", "1"]
+
+
+def test_a_clock_that_goes_back_changes_no_row_and_no_cost(ledger):
+    ledger.append(start_row(time=1000.0))
+    for step, time in ((10, 999.0), (20, 1001.0), (20, 500.0), (30, 0.0)):
+        ledger.append(evaluation_row(step, fid=step + time / 1e6, time=time))
+    ledger.append(end_row(time=-5.0))
+    record = ledger.record("candidate-000")
+    assert [(row.step, row.time) for row in record.evaluations] == [(10, 999.0), (20, 500.0), (30, 0.0)]
+    assert record.spent_s == 4 * 2.5
+    assert record.outcome == FINISHED
 
 
 def test_baseline_curves_are_those_of_baselines_that_have_not_failed(ledger):
@@ -207,12 +255,22 @@ def test_what_is_no_number_is_refused_and_leaves_no_trace(ledger, value, place):
 
 def test_a_write_cut_short_by_a_full_disk_is_an_error(ledger, monkeypatch):
     ledger.append(start_row())
-    write = os.write
-    for missing in (1, 20):
-        monkeypatch.setattr(os, "write", lambda descriptor, data, cut=missing: write(descriptor, data[:-cut]))
-        with pytest.raises(OSError, match="disk full"):
+    write, path = os.write, ledger.paths.trial_ledger("candidate-000")
+    for room in (1, 20):
+        left = [room]
+
+        def write_what_fits(descriptor, data, left=left):
+            if not left[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = write(descriptor, data[: left[0]])
+            left[0] -= written
+            return written
+
+        monkeypatch.setattr(os, "write", write_what_fits)
+        with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
             ledger.append(evaluation_row(10))
-    monkeypatch.undo()
+        monkeypatch.undo()
+        assert [row.kind for row in ledger.rows("candidate-000")] == ["start"]
     ledger.append(evaluation_row(20))
     assert ledger.record("candidate-000").values("fid")[20] == 10.0
 
@@ -222,7 +280,10 @@ def test_infinite_gaps_fit_into_a_row():
     assert verdict_row(Verdict(stop=True, reason="", gap=math.inf))["gap"] == 1e9
     assert verdict_row(Verdict(stop=False, reason="", gap=-math.inf))["gap"] == -1e9
     assert verdict_row(Verdict(stop=False, reason="", gap=None))["gap"] is None
-    json.dumps(verdict_row(Verdict(stop=True, reason="", gap=-math.inf)), allow_nan=False)
+    endless = Verdict(stop=True, reason="", gap=-math.inf, margin=math.inf, struck=(10, 20))
+    row = verdict_row(endless)
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert (row["margin"], row["struck"]) == (1e9, [10, 20])
 
 
 WRITER = """

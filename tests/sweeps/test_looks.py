@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
+from scipy.stats import t as student
 
-from sweeps.looks import FLOOR, latest, most_samples, on_samples, pooled_spread, prediction_errors
+from sweeps.looks import FLOOR, latest, measured_spread, most_samples, on_samples, pooled_spread, prediction_errors
 from sweeps.rule import CLEAR, StopConfig, compare, is_open, judge
 
 LOOKS = (20, 40, 80, 160)
@@ -77,7 +78,7 @@ def test_most_samples_and_values():
 
 
 def test_one_number_of_samples_gives_the_numbers_it_always_gave():
-    """Golden values of the rule before it knew of looks."""
+    """Golden values: the gaps are those of the rule before it knew of looks."""
     values = [{70: 512.2, 140: 433.1, 210: 371.9, 280: 330.4}, {70: 519.9, 140: 428.7, 210: 377.0, 280: 325.8}]
     two = [{step: {N: value} for step, value in curve.items()} for curve in values]
     three = [*two, {70: {N: 500.1}, 140: {N: 440.0}}]
@@ -88,9 +89,11 @@ def test_one_number_of_samples_gives_the_numbers_it_always_gave():
     assert [gap.gap for gap in compare(candidate, three)] == pytest.approx(expected, rel=1e-12)
     assert (pooled_spread(two), pooled_spread(three)) == (0.01, pytest.approx(0.014730852381370563, rel=1e-12))
     verdict = judge(_upto(candidate, 210), two, StopConfig(), num_steps=280)
-    assert (verdict.stop, verdict.strikes, verdict.gap) == (True, 3, pytest.approx(5.635864538859832))
+    # The estimate of 0.95 % is below the floor, and rests on 3.9 degrees of freedom: a margin of 2 is 2.7 floors.
+    assert (verdict.stop, verdict.strikes, verdict.gap) == (True, 2, pytest.approx(5.635864538859832))
     assert verdict.reason == (
-        "5.6 spreads worse than the baseline at step 210, 3 evaluations in a row above the margin of 2"
+        "5.6 spreads worse than the baseline at step 210, 2 evaluations in a row above the margin of 2.7; "
+        "on this trend 6.6 spreads worse at the end"
     )
 
 
@@ -102,6 +105,58 @@ def test_fewer_samples_never_predict_better(references):
     for fewer, more in itertools.pairwise(LOOKS):
         assert errors[fewer] >= errors[more]
         assert errors[fewer] > 0
+
+
+def _seeds(rng, *, num_seeds, num_steps, carried=0.0, spread=0.02):
+    """Curves that differ by their luck alone, of which `carried` goes on from one step to the next."""
+    curves = []
+    for _ in range(num_seeds):
+        luck = rng.normal()
+        curve = {}
+        for step in range(num_steps):
+            luck = carried * luck + math.sqrt(1 - carried**2) * rng.normal() if step else luck
+            curve[step] = {N: math.exp(3 + spread * luck)}
+        curves.append(curve)
+    return curves
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "num_steps", "carried", "margin"),
+    [(3, 1, 0.0, 2.0), (3, 10, 0.0, 2.0), (3, 10, 0.6, 2.0), (4, 6, 0.9, 1.0), (5, 20, 0.5, 1.5), (2, 10, 0.5, 2.0)],
+)
+def test_the_corrected_margin_is_exceeded_as_rarely_as_a_normal_exceeds_it(num_seeds, num_steps, carried, margin):
+    """Equal candidates, a spread of 2 %: without the correction the first case is exceeded by 9 %, not by 2.3 %."""
+    rng, runs, exceeded, plainly = np.random.default_rng(5), 2000, 0, 0
+    for _ in range(runs):
+        *references, candidate = _seeds(rng, num_seeds=num_seeds + 1, num_steps=num_steps, carried=carried)
+        gap = compare({0: candidate[0]}, references)[0].gap
+        exceeded += gap > measured_spread(references).corrected(margin)
+        plainly += gap > margin
+    nominal = norm.sf(margin)
+    assert exceeded / runs == pytest.approx(nominal, rel=0.35)
+    if num_steps == 1:
+        assert plainly / runs > 3 * nominal
+
+
+def test_the_floor_is_no_estimate_and_needs_no_correction():
+    equal = measured_spread(PAIR)
+    assert (equal.value, equal.estimate, equal.corrected(2.0)) == (FLOOR, 0.0, 2.0)
+    # Half a floor apart by one degree of freedom: t says 13.97 times 0.5, the floor at least 2.
+    references = [{1: {N: 1.0}}, {1: {N: math.exp(0.5 * FLOOR * math.sqrt(2))}}]
+    half = measured_spread(references)
+    assert (half.value, half.estimate, half.freedom) == (FLOOR, pytest.approx(FLOOR / 2), 1)
+    assert half.corrected(2.0) == pytest.approx(student.ppf(norm.cdf(2), 1) / 2)
+
+
+def test_steps_that_repeat_a_seeds_luck_add_no_freedom():
+    rng = np.random.default_rng(3)
+    independent, persistent = (
+        np.mean([measured_spread(_seeds(rng, num_seeds=3, num_steps=40, carried=c)).freedom for _ in range(30)])
+        for c in (0.0, 0.9)
+    )
+    assert 70 < independent <= 80
+    assert 4 < persistent < 14  # 80 (1 - 0.81) / (1 + 0.81) = 8.4
+    assert measured_spread([_flat(100.0), _flat(101.0), _flat(103.0)]).freedom == 2
 
 
 @given(baselines)
@@ -253,7 +308,8 @@ def test_closing_is_on_the_side_that_judge_counts_by(seed, n, gap, margin, miss)
     told = compare(few, references)[0]
     assert (told.num_samples, told.gap) == (n, pytest.approx(gap, abs=1e-6))
     verdict = judge(few, references, config, num_steps=40)
-    assert (verdict.strikes, verdict.stop) == (int(told.gap > margin), False)
+    corrected = measured_spread(references).corrected(margin)
+    assert (verdict.strikes, verdict.stop) == (int(told.gap > corrected), False)
     if not _open(few, references, config):
         on_all = worse_by(told.gap + miss * CLEAR * told.error, N)
         assert judge(on_all, references, config, num_steps=40).strikes == verdict.strikes

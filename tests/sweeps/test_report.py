@@ -32,6 +32,7 @@ SECTIONS = (
     "metrics",
     "samples",
     "trials",
+    "stopping",
     "settings",
     "costs",
     "failures",

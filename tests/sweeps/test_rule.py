@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import ndtri, stdtr
 
 from sweeps import looks, rule
 from sweeps.looks import FLOOR
@@ -16,8 +17,10 @@ from sweeps.rule import StopConfig
 N = 160
 STEPS = tuple(range(100, 1100, 100))
 EAGER = StopConfig(margin=1.0, patience=2, grace=0.0)
-LEVEL = StopConfig(margin=2.0, patience=2, grace=0.0)
 THREE = [dict.fromkeys(STEPS, 100.0 + seed) for seed in (-3, 0, 3)]
+# A seed of THREE is as lucky at every step: all steps say no more of the spread than one, two degrees of freedom.
+TWO = float(ndtri(stdtr(2, 2.0)))  # the margin that is corrected to 2 there
+LEVEL = StopConfig(margin=TWO, patience=2, grace=0.0)
 
 values = st.floats(min_value=1e-3, max_value=1e3)
 configs = st.builds(
@@ -188,7 +191,7 @@ def test_only_steps_that_two_seeds_have_reached_are_judged():
 def test_grace_is_a_fraction_of_the_run_and_its_end_is_judged():
     candidate = _worse_by([9, 9, 9, 9])
     for grace, strikes in ((0.0, 4), (0.1, 4), (0.2, 3), (0.25, 2), (0.4, 1), (0.41, 0)):
-        verdict = _judge(candidate, config=StopConfig(margin=2, patience=4, grace=grace))
+        verdict = _judge(candidate, config=StopConfig(margin=TWO, patience=4, grace=grace))
         assert verdict.strikes == strikes, grace
 
 
@@ -228,14 +231,39 @@ def test_values_at_or_below_zero():
     assert compare({100: 5.0}, [{100: -1.0}, {100: 5.0}, {100: 6.0}])[0].seeds == 2
 
 
-def test_an_infinite_value_is_infinitely_worse():
-    assert _judge({100: math.inf, 200: math.inf}).stop
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_value_that_is_not_finite_is_infinitely_worse(value, mode):
+    once = _judge({100: 100.0, 200: value}, mode=mode)
+    assert (once.gap, once.strikes, once.stop) == (math.inf, 1, False)
+    assert _judge({100: value, 200: value}, mode=mode).stop
+
+
+def test_a_step_is_judged_once_enough_seeds_have_passed_it_and_then_with_all_before():
+    candidate, three_seeds = _worse_by([9, 9, 9]), replace(LEVEL, min_seeds=3)
+    for reached, judged, strikes in (((300, 300, 0), None, 0), ((300, 300, 100), 100, 1), ((300, 300, 300), 300, 3)):
+        there = [{s: v for s, v in curve.items() if s <= end} for curve, end in zip(THREE, reached, strict=True)]
+        verdict = _judge(candidate, there, three_seeds)
+        assert (verdict.judged_step, verdict.strikes, verdict.stop) == (judged, strikes, strikes >= 2)
+        assert _judge(candidate, there, LEVEL).judged_step == 300
+
+
+def test_the_forecast_is_the_line_over_the_logarithm_of_the_step():
+    gaps = dict(zip(STEPS, (5.0, 3.5, 3.0, 2.2, 1.1), strict=False))
+    slope, start = np.polyfit(np.log(list(gaps)), list(gaps.values()), 1)
+    verdict = _judge(_worse_by(list(gaps.values())))
+    assert verdict.forecast == pytest.approx(start + slope * math.log(1000))
+    assert _judge(_worse_by([5, 4])).forecast is None
+    # It is told and decides nothing: this one would be ahead at the end, and is stopped.
+    falling = _judge(_worse_by([9, 6, 3]))
+    assert falling.forecast < -2
+    assert falling.stop
 
 
 def test_the_share_of_equally_good_candidates_that_are_stopped_is_small():
     """10 looks, independent noise, three seeds: margin 2 with two strikes in a row stops about 1 in 100.
 
-    With the spread known it would be 0.005, and 0.21 for one strike; three seeds only estimate it, which costs some.
+    With the baseline's mean known it would be 0.005, and 0.21 for one strike; that all looks share one mean costs some.
     """
     random_source, stopped, runs = random.Random(0), {}, 300
     rules = {
@@ -270,6 +298,10 @@ def test_a_candidate_two_spreads_worse_is_caught():
         ([], "not judged yet: in grace, or the baseline has not come this far"),
         ([-1.26], "1.3 spreads better than the baseline at step 100"),
         ([1.5], "1.5 spreads worse than the baseline at step 100"),
+        (
+            [4, 3, 1, -1],
+            "1.0 spreads better than the baseline at step 400; on this trend 3.5 spreads better at the end",
+        ),
         ([3.14], "3.1 spreads worse than the baseline at step 100, strike 1 of 2"),
         ([5, 3.14], "3.1 spreads worse than the baseline at step 200, 2 evaluations in a row above the margin of 2"),
     ],
@@ -286,6 +318,8 @@ def test_a_verdict_carries_the_numbers_it_rests_on():
     assert (verdict.judged_step, verdict.seeds, verdict.strikes, verdict.stop) == (200, 3, 1, False)
     assert (verdict.num_samples, verdict.error) == (N, 0.0)
     assert verdict.gap == pytest.approx(2.5)
+    assert (verdict.margin, verdict.freedom, verdict.struck) == (pytest.approx(2.0), 2, (200,))
+    assert _judge(_worse_by([3, 1, 3, 4])).struck == (300, 400)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +332,7 @@ def test_a_verdict_carries_the_numbers_it_rests_on():
         {"grace": -0.1},
         {"grace": 1.1},
         {"grace": math.nan},
+        {"min_seeds": 1},
         {"evaluation": "fast"},
     ],
 )

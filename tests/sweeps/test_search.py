@@ -260,6 +260,24 @@ def test_a_resumed_sweep_does_not_repeat_itself(space, ledger):
     assert len(set(weights)) == 8
 
 
+def test_what_is_suggested_does_not_depend_on_how_often_the_sweep_was_started(space, tmp_path):
+    """A crash between two candidates changes no later one, neither the random ones nor those that Optuna models."""
+    space = with_budget(space, candidates=9)
+    suggested = []
+    for name, starts_anew in (("once", False), ("every time", True)):
+        paths = SweepPaths(tmp_path / name)
+        paths.create()
+        ledger = Ledger(paths)
+        search = SweepSearch(space, ledger)
+        for number in range(11):
+            search = SweepSearch(space, ledger) if starts_anew else search
+            outcome = (FINISHED, STOPPED, FAILED)[number % 3]
+            run(search, ledger, f"t{number}", values=(9.0, 5.0 + number % 4), outcome=outcome)
+        suggested.append([overrides_of(ledger, candidate_name(number)) for number in range(9)])
+    assert suggested[0] == suggested[1]
+    assert len({overrides["repa.weight"] for overrides in suggested[0]}) == 9
+
+
 def test_two_sweeps_from_the_same_file_suggest_the_same(space, tmp_path):
     suggested = []
     for name in "ab":

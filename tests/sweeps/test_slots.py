@@ -20,12 +20,13 @@ from prx_model.kept import Kept
 from sweeps import cluster, desk
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
 from sweeps.preparation import prepare_here, prepare_on_a_node
-from sweeps.slots import TrialLostError, in_a_slot, open_slots
+from sweeps.slots import TrialLostError, halted_by, in_a_slot, open_slots
 from sweeps.space import Resources, SpaceError
 from sweeps.storage import SweepPaths
 from sweeps.sweep import Sweep
 from sweeps.task import Task
 from sweeps.worker import Place, train_trial
+from tests.sweeps.small_disks import fill, small_disk
 from tests.sweeps.trials import DIVERGING, TOO_LARGE, fill_cache, numbers, planned_task, smoke_space
 
 pytestmark = pytest.mark.slow
@@ -103,11 +104,15 @@ def _processes(paths: SweepPaths, trial: str, rank: int = 0) -> list[int]:
     return [int(p) for p in re.findall(rf"rank {rank} in process (\d+)", log.read_text() if log.exists() else "")]
 
 
-def _kill_after_first_evaluation(trial: _Trial, paths: SweepPaths, rank: int = 0) -> None:
+def _wait_for_first_evaluation(trial: _Trial) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not trial.heard:
         assert time.monotonic() < deadline, "no evaluation was heard of"
         time.sleep(0.02)
+
+
+def _kill_after_first_evaluation(trial: _Trial, paths: SweepPaths, rank: int = 0) -> None:
+    _wait_for_first_evaluation(trial)
     os.kill(_processes(paths, trial.task.trial, rank)[-1], signal.SIGKILL)
 
 
@@ -186,13 +191,53 @@ def test_a_slot_of_two_workers_takes_trial_after_trial_and_is_replaced_as_a_whol
     assert numbers(paths, "candidate-002") == numbers(paths, "candidate-000")
 
 
-def test_a_slot_is_renewed_after_its_number_of_trials(address, cache, paths):
-    tasks = [planned_task(paths, cache, f"candidate-{i:03d}", CANDIDATE) for i in range(3)]
+def test_a_slot_is_renewed_after_its_number_of_trials_and_slots_and_order_change_no_number(
+    address, cache, paths, tmp_path
+):
+    changes = [{"repa": {"weight": weight}} for weight in (0.5, 1.0, 2.0)]
+    tasks = [planned_task(paths, cache, f"candidate-{i:03d}", CANDIDATE, change=changes[i]) for i in range(3)]
     with open_slots(paths, cache, _resources(trials_per_slot=2), address, most=1, waiting=3) as name:
         for trial in [_Trial(name, task) for task in tasks]:
             assert trial.ended().lost is None
     processes = Counter(_processes(paths, task.trial)[0] for task in tasks)
     assert sorted(processes.values()) == [1, 2]
+
+    other = SweepPaths(tmp_path / "other")
+    other.create()
+    again = [planned_task(other, cache, f"candidate-{i:03d}", CANDIDATE, change=changes[i]) for i in (2, 1, 0)]
+    with open_slots(other, cache, _resources(), address, most=2, waiting=3) as name:
+        for trial in [_Trial(name, task) for task in again]:
+            assert trial.ended().lost is None
+    for task in tasks:
+        assert numbers(other, task.trial) == numbers(paths, task.trial)
+    assert numbers(paths, "candidate-000") != numbers(paths, "candidate-001")
+
+
+def test_a_full_disk_halts_the_sweep_and_fails_no_trial(address, cache, tmp_path):
+    with small_disk(tmp_path / "disk", 16 * 1024) as disk:
+        paths = SweepPaths(disk / "sweep")
+        paths.create()
+        task = planned_task(paths, cache, "candidate-000", CANDIDATE, change=LONG)
+        waiting = planned_task(paths, cache, "candidate-001", CANDIDATE)
+        with open_slots(paths, cache, _resources(), address, most=1, waiting=1) as name:
+            assert halted_by(name) == ""
+            trials = [_Trial(name, task), _Trial(name, waiting)]
+            _wait_for_first_evaluation(trials[0])
+            ballast = fill(disk)
+            for trial in trials:
+                assert trial.ended().lost is None
+            reason = halted_by(name)
+        assert reason.startswith(str(disk))
+        assert reason.endswith("No space left on device; free some space there, then the same command goes on")
+        assert [record.outcome for record in Ledger(paths).records()] == [None, None]
+        assert not Ledger(paths).record("candidate-001").evaluations
+
+        ballast.unlink()
+        with open_slots(paths, cache, _resources(), address, most=1, waiting=2) as name:
+            for trial in [_Trial(name, task), _Trial(name, waiting)]:
+                assert trial.ended().lost is None
+        assert [record.outcome for record in Ledger(paths).records()] == [FINISHED, FINISHED]
+        assert numbers(paths, "candidate-000") == _undisturbed(tmp_path / "alone", task)
 
 
 def test_an_idle_slot_goes_home_and_comes_back_when_a_trial_does(address, cache, paths, monkeypatch):

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import copy
 import math
 import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from prx_model.teachers.table import TEACHERS
-from sweeps.config import load_config, override
-from sweeps.space import SpaceError
-from sweeps.space_file import resolve
-from tests.sweeps.space_files import CONTENT, FILE, P, message_of, put
+from tests.sweeps.generated_spaces import SWEEP_PATHS, TRIAL_PATHS, check_content, check_text, contents, texts
+from tests.sweeps.space_files import P, message_of, put
 
 
 @pytest.mark.parametrize(
@@ -142,7 +138,10 @@ from tests.sweeps.space_files import CONTENT, FILE, P, message_of, put
         (put("stop", "margin", value=-1), "stop.margin", "got -1.0, allowed is a finite number of at least 0"),
         (put("stop", "patience", value=0), "stop.patience", "got 0, allowed is an integer of at least 1"),
         (put("stop", "grace", value=2), "stop.grace", "got 2.0, allowed is a fraction"),
+        (put("stop", "audit", value=1.5), "stop.audit", "got 1.5, allowed is a share of the stopped, 0 to 1"),
         (put("budget", "candidates", value=0), "budget.candidates", "got 0, allowed is an integer of at least 1"),
+        (put("stop", value={"min_seeds": 1}), "stop.min_seeds", "got 1, allowed is at least 2"),
+        (put("stop", value={"min_seeds": 4}), "stop.min_seeds", "got 4, allowed is at most budget.baseline_seeds"),
         (put("budget", "baseline_seeds", value=1), "budget.baseline_seeds", "got 1, allowed is at least 2"),
         (put(*P, "resources", "workers", value=0), "resources.workers", "got 0, allowed is an integer of at least 1"),
         (put(*P, "resources", "trials_per_slot", value=0), "resources.trials_per_slot", "got 0, allowed"),
@@ -198,68 +197,20 @@ def test_a_point_that_is_impossible_together_is_found():
     assert message_of(change).startswith("points[0]: model.hidden_size: got 128 with num_heads 3")
 
 
-def _places(value, path=()):
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield from _places(item, (*path, key))
-
-
-PLACES = [path for path in _places(CONTENT) if path]
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 10)
-    | st.sampled_from([10**400, -(10**20), 2**63, 1e308, 5e-324, 0.5, math.nan, math.inf, -math.inf])
-    | st.sampled_from(["", "\n", "min", "fid", "mmd_lite0", "prx_tiny", "store", "repa.weight", "a.b", ".", "\ud800"])
-    | st.floats()
-    | st.text(max_size=5)
-    | st.binary(max_size=2)
-)
-keys = st.sampled_from(["choice", "int", "uniform", "fraction", "margin", "repa.depth", "", ".", "seed"]) | scalars
-anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=5
-)
-
-
-@st.composite
-def mutated(draw):
-    content = copy.deepcopy(CONTENT)
-    for _ in range(draw(st.integers(1, 3))):
-        *parents, last = draw(st.sampled_from(PLACES))
-        place = content
-        try:
-            for key in parents:
-                place = place[key]
-            match draw(st.sampled_from(["set", "set", "delete", "add", "rename"])):
-                case "set":
-                    place[last] = draw(anything)
-                case "delete":
-                    del place[last]
-                case "add" if isinstance(place, dict):
-                    place[draw(keys)] = draw(anything)
-                case "rename" if isinstance(place, dict):
-                    place[draw(keys)] = place.pop(last)
-        except (KeyError, IndexError, TypeError):
-            continue  # an earlier change took the place away
-    return content
-
-
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
-@given(mutated())
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+@given(contents())
 def test_any_mapping_resolves_or_is_a_one_line_error(content):
-    space, problem = None, ""
-    try:
-        space = resolve(content, file=FILE, profile="laptop")
-    except SpaceError as error:
-        problem = str(error)
-    if space is None:
-        assert problem.startswith(f"{FILE}: ")
-        assert len(problem.splitlines()) == 1
-        return
-    assert re.fullmatch("[0-9a-f]{12}", space.fingerprint)
-    for seed in space.baseline_seeds:
-        space.baseline_config(seed)
-    for point in space.points:
-        space.candidate_config(point)
-    assert load_config(override(space.base, space.baseline))
+    """Ten thousand of them: benchmarks/space_files.py."""
+    check_content(content)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(texts())
+def test_any_text_is_a_space_or_a_one_line_error(text):
+    check_text(text)
+
+
+def test_generated_files_reach_every_setting():
+    assert {path.split(".")[0] for path in SWEEP_PATHS} >= {"objective", "stop", "budget", "resources"}
+    assert {"stop.margin", "resources.trials_per_slot"} <= {*SWEEP_PATHS}
+    assert {"repa.weight", "training.learning_rate", "evaluation.sampler.steps"} <= {*TRIAL_PATHS}

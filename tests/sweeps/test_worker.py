@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prx_model.kept import Kept
+from sweeps.audit import audit_of
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
 from sweeps.slot import SlotBrokenError, as_new, check_device
 from sweeps.storage import SweepPaths
@@ -77,6 +78,25 @@ def test_a_candidate_far_behind_the_baseline_ends_by_itself(paths, cache):
     assert "in a row" in record.end.reason
 
 
+def test_an_audited_candidate_goes_on_to_the_end_and_decides_the_same_after_a_resume(paths, cache):
+    for seed, factor in ((0, 1.0), (1, 1.01)):
+        write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 10.0 * factor))
+    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "audit": 1.0}
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE, stop=stop)
+    rows = train_trial(task, ALONE, Kept())
+    assert [next(rows).step, next(rows).step] == [3, 6]
+    rows.close()
+    _train(task)
+    record = Ledger(paths).record("candidate-000")
+    assert record.outcome == FINISHED
+    verdicts = {row.step: row.verdict for row in record.evaluations}
+    assert list(verdicts) == [3, 6, 9, 12]
+    assert [step for step, verdict in verdicts.items() if verdict["audited"]] == [6, 9], "the last one ends it anyway"
+    assert not any(verdict["stop"] for verdict in verdicts.values())
+    assert "in a row" in verdicts[6]["reason"]
+    assert audit_of(record).step == 6
+
+
 def test_a_candidate_is_judged_only_where_the_baseline_has_been(paths, cache):
     for seed, factor in ((0, 1.0), (1, 1.01)):
         write_baseline(paths, f"baseline-seed{seed}", {3: 10.0 * factor})
@@ -90,7 +110,7 @@ def _on_few_samples(paths: SweepPaths, cache: Path, evaluation: str) -> list[int
     """Samples at each evaluation of a candidate that is far better than the baseline."""
     for seed, factor in ((0, 1.0), (1, 1.01)):
         write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 1e6 * factor), (4, 8, 16))
-    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "evaluation": evaluation}
+    stop = {"margin": 2.0, "patience": 2, "grace": 0.2, "evaluation": evaluation, "audit": 0.0}
     change = {"evaluation": {"batch_size": 4, "nested": [0.25, 0.5]}}
     _train(planned_task(paths, cache, "candidate-000", CANDIDATE, stop=stop, change=change))
     return [row.num_samples for row in Ledger(paths).record("candidate-000").evaluations]
@@ -139,6 +159,96 @@ def test_a_trial_that_is_cut_off_goes_on_from_its_checkpoint_to_the_same_numbers
     assert [row.step for row in _train(task)] == [9, 12]
     assert Ledger(paths).record("candidate-000").evaluations[-1].resumed_from == 6
     assert numbers(paths, "candidate-000") == numbers(whole, "candidate-000")
+
+
+def _cut_off(task: Task, evaluations: int) -> None:
+    """Train so many evaluations and be killed before the next."""
+    rows = train_trial(task, ALONE, Kept())
+    for _ in range(evaluations):
+        next(rows)
+    rows.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cache, tmp_path_factory) -> list:
+    whole = SweepPaths(tmp_path_factory.mktemp("whole"))
+    whole.create()
+    _train(planned_task(whole, cache, "candidate-000", CANDIDATE))
+    return numbers(whole, "candidate-000")
+
+
+def _tear(checkpoint: Path) -> None:
+    state = checkpoint / "state.pt"
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+
+
+def _zero(checkpoint: Path) -> None:
+    state = checkpoint / "state.pt"
+    state.write_bytes(b"\0" * state.stat().st_size)
+
+
+def _empty(checkpoint: Path) -> None:
+    (checkpoint / "state.pt").unlink()
+
+
+@pytest.mark.parametrize("damage", [_tear, _zero, _empty])
+def test_a_damaged_checkpoint_is_passed_over_and_the_trial_starts_over_to_the_same_numbers(
+    paths, cache, undisturbed, damage
+):
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    _cut_off(task, 2)
+    damaged = latest_checkpoint(paths, "candidate-000")
+    damage(damaged)
+    assert [row.step for row in _train(task)] == [3, 6, 9, 12]
+    assert numbers(paths, "candidate-000") == undisturbed
+    log = paths.trial_log("candidate-000").read_text()
+    assert f"{damaged} cannot be built on, the trial starts over: " in log
+    assert latest_checkpoint(paths, "candidate-000").name.endswith("12")
+
+
+def test_a_checkpoint_that_was_half_written_is_none(paths, cache, undisturbed):
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    _cut_off(task, 2)
+    half = paths.trial_folder("candidate-000") / ".checkpoint_000000009.0123456789ab.partial"
+    half.mkdir()
+    (half / "state.pt").write_bytes(b"half")
+    assert [row.resumed_from for row in _train(task)] == [6, 6]
+    assert numbers(paths, "candidate-000") == undisturbed
+    assert not half.exists()
+
+
+def test_a_checkpoint_ahead_of_a_cut_ledger_is_not_built_on(paths, cache, undisturbed):
+    """A disk that had promised more than it kept: no evaluation may be missing from the curve."""
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    _cut_off(task, 3)
+    ledger = paths.trial_ledger("candidate-000")
+    start, first, second, third = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(start + first + second + third[: len(third) // 2])
+    assert [row.step for row in _train(task)] == [3, 6, 9, 12]
+    assert numbers(paths, "candidate-000") == undisturbed
+    assert "the ledger has no evaluation at step 9" in paths.trial_log("candidate-000").read_text()
+
+
+def test_a_trial_that_an_orphan_has_ended_is_not_trained_again(paths, cache):
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    _train(task)
+    content = paths.trial_ledger("candidate-000").read_bytes()
+    assert _train(task) == []
+    assert paths.trial_ledger("candidate-000").read_bytes() == content
+
+
+def test_a_trial_killed_between_its_stop_and_its_end_is_stopped(paths, cache):
+    for seed, factor in ((0, 1.0), (1, 1.01)):
+        write_baseline(paths, f"baseline-seed{seed}", dict.fromkeys((3, 6, 9, 12), 10.0 * factor))
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    _cut_off(task, 2)
+    record = Ledger(paths).record("candidate-000")
+    assert record.evaluations[-1].verdict["stop"]
+    assert record.end is None
+    assert _train(task) == []
+    record = Ledger(paths).record("candidate-000")
+    assert (record.outcome, record.end.step, record.last_step) == (STOPPED, 6, 6)
+    assert "in a row" in record.end.reason
 
 
 def test_a_trial_that_fails_between_evaluations_goes_on_from_a_pause(paths, cache, tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def planned_task(paths: SweepPaths, cache: Path, trial: str, role: str, *, stop=
         cache=str(cache),
         metric=METRIC,
         mode="min",
-        stop=stop or {"margin": 2.0, "patience": 2, "grace": 0.2},
+        stop=stop or {"margin": 2.0, "patience": 2, "grace": 0.2, "audit": 0.0},
         num_threads=1,
     )
 

@@ -1,0 +1,91 @@
+"""A folder of results -> what its sweep was judged by. Where the folder does not say it, the error names the option."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prx_model.metrics.table import METRICS
+from sweeps.config import build, listing
+from sweeps.provenance import read_starts
+from sweeps.rule import StopConfig
+from sweeps.space import Objective
+from sweeps.space_file import load_space, profiles_of, read_space
+from sweeps.storage import SweepPaths
+
+
+class RecordedError(ValueError):
+    """A folder that cannot be judged again: one line with where, what is missing, and what to give or to allow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The objective, and the rule of the sweep itself; None where nothing of the rule is recorded."""
+
+    metric: str
+    mode: str
+    stop: StopConfig | None
+
+
+def sweep_of(folder: Path) -> SweepPaths:
+    """The sweep whose results, or whose ledger, lie in the folder."""
+    allowed = "allowed is the folder of a sweep's results, or the folder 'ledger' in it"
+    if not folder.is_dir():
+        raise RecordedError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; {allowed}")
+    folder = folder.absolute()
+    inside = folder.name == "ledger" and not (folder / "ledger").is_dir()
+    paths = SweepPaths(folder.parent if inside else folder)
+    if not any(paths.ledger.glob("*.jsonl")):
+        raise RecordedError(f"{folder}: no ledger of a trial in it; {allowed}")
+    return paths
+
+
+def recorded(paths: SweepPaths, *, metric: str | None = None, mode: str | None = None) -> Recorded:
+    """What the sweep was judged by; a metric or a mode that is given stands instead of the sweep's own."""
+    try:
+        own = _from_starts(paths) or _from_space_file(paths)
+    except (ValueError, OSError) as error:
+        if metric is None:
+            raise RecordedError(
+                f"the sweep's objective is not known: {error}; give it by hand with --metric"
+            ) from error
+        own = None
+    if own is None or metric not in (None, own.metric):
+        assert metric is not None
+        return Recorded(metric=metric, mode=mode or _direction(metric), stop=own.stop if own else None)
+    return Recorded(metric=own.metric, mode=mode or own.mode, stop=own.stop)
+
+
+def _from_starts(paths: SweepPaths) -> Recorded | None:
+    """From the last start that tells; older versions did not write it."""
+    for start in reversed(read_starts(paths.starts)):
+        if isinstance(start, Mapping) and "objective" in start and "stop" in start:
+            objective: Objective = build(Objective, start["objective"], f"{paths.starts}: objective")
+            stop: StopConfig = build(StopConfig, start["stop"], f"{paths.starts}: stop")
+            return Recorded(metric=objective.metric, mode=objective.mode, stop=stop)
+    return None
+
+
+def _from_space_file(paths: SweepPaths) -> Recorded:
+    """From the copy of the search-space file, under the profile of the last start."""
+    content = read_space(paths.space)
+    profiles = profiles_of(content)
+    profile = next((start["profile"] for start in reversed(_told(paths)) if "profile" in start), None)
+    if profile is None and len(profiles) != 1:
+        raise RecordedError(f"{paths.starts} does not name a profile, of {listing(profiles)}")
+    space = load_space(paths.space, str(profile or profiles[0]))
+    return Recorded(metric=space.objective.metric, mode=space.objective.mode, stop=space.stop)
+
+
+def _told(paths: SweepPaths) -> list[Mapping[str, Any]]:
+    return [start for start in read_starts(paths.starts) if isinstance(start, Mapping)]
+
+
+def _direction(metric: str) -> str:
+    if metric not in METRICS:
+        raise RecordedError(
+            f"--metric: whether less or more of {metric} is better is not known; give --mode min or max"
+        )
+    return METRICS[metric].direction
