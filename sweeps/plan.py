@@ -143,7 +143,7 @@ def _sampler_line(space: SearchSpace) -> str:
         return f"chance{first}{seed}"
     kinds = [name for name in ("multivariate", "group", "constant_liar") if getattr(sampler, name)]
     startup = sampler.num_startup(space.budget.candidates)
-    return f"Optuna's TPE ({listing(kinds) or 'univariate'}), the first {startup} by chance{first}{seed}"
+    return f"Optuna's TPE ({listing(kinds) or 'univariate'}), by chance until {startup} have ended{first}{seed}"
 
 
 def _confirming_line(space: SearchSpace) -> str:
