@@ -36,7 +36,7 @@ def main() -> None:
     num_samples = space.baseline_config(space.first_seed).evaluation.num_samples
     stop = space.stop if options.margin is None else replace(space.stop, margin=options.margin)
     records = [record for record in Ledger(paths).records() if record.evaluations]
-    candidates = [record for record in records if not record.is_baseline]
+    candidates = [record for record in records if record.is_candidate]
     cut = sum(any(row.num_samples < num_samples for row in record.evaluations) for record in candidates)
     if cut:
         parser.error(f"{cut} candidates were not evaluated on all samples: run with full")

@@ -32,11 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.processes import Processes, held, kill_quietly
+from sweeps.confirmation import best_record
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.provenance import provenance
 from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
-from sweeps.summary import best_record
 
 # Titles of processes that Ray gives, and what they are called here. The driver is the process that is started.
 VICTIMS = {"driver": "", "trial driver": "ray::ImplicitFunc", "train worker": "ray::RayTrainWorker", "raylet": "raylet"}

@@ -160,7 +160,7 @@ def main() -> None:
     folders = ["--results", str(work / "results"), "--cache", str(options.cache.absolute())]
     command = [sys.executable, "sweeps/run.py", str(file), "--profile", "laptop", "--address", "local", *folders]
     samples = watch(command, work / "sweep.log", ledger)
-    outcomes = Counter(str(record.outcome) for record in ledger.records() if not record.is_baseline)
+    outcomes = Counter(str(record.outcome) for record in ledger.records() if record.is_candidate)
     made_with = provenance("laptop", "benchmark")
     made_with["command"] = f"python benchmarks/stopped_trials.py --work FOLDER --trials {options.trials}"
     text = table(samples, outcomes, made_with)

@@ -54,7 +54,9 @@ def role(summary: Summary, trial: TrialSummary) -> str:
     """The key of STYLES that a trial is drawn with."""
     if trial.is_baseline:
         return FAILED if trial.outcome == FAILED else BASELINE
-    return BEST if summary.best is not None and trial.name == summary.best.trial else trial.outcome
+    best = summary.best is not None and summary.best.trial in (trial.name, trial.confirms)
+    # A confirmation that failed is seen to have failed.
+    return BEST if best and trial.outcome in (FINISHED, UNFINISHED) else trial.outcome
 
 
 def short_name(trial: TrialSummary) -> str:
@@ -71,6 +73,8 @@ def provenance_line(summary: Summary) -> str:
     parts.append(f"baseline: seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}" if seeds else "baseline: no seed yet")
     if candidate_seeds:
         parts.append(f"candidates: seed {', '.join(map(str, candidate_seeds))}")
+    if fresh := sorted({trial.seed for trial in summary.confirmations}):
+        parts.append(f"confirmed (thin): seed{'s' * (len(fresh) != 1)} {', '.join(map(str, fresh))}")
     return "; ".join(parts)
 
 
@@ -145,7 +149,7 @@ def _curves(
     with figure_style():
         figure, axes = new_figure(*size_in)
         curves = {trial.name: _shown(trial.curves.get(metric, {}), means) for trial in summary.trials}
-        for trial in summary.baselines:
+        for trial in [*summary.baselines, *summary.confirmations]:
             _draw_curve(axes, summary, trial, curves[trial.name])
         _draw_band(axes, summary.baseline[metric], relative=bool(means))
         best_last = sorted(summary.candidates, key=lambda trial: role(summary, trial) == BEST)
@@ -184,25 +188,26 @@ def _draw_curve(axes: Axes, summary: Summary, trial: TrialSummary, curve: Mappin
         return None
     name = role(summary, trial)
     style, last = STYLES[name], max(curve)
-    thin = len(summary.candidates) > MANY_CURVES and name != BEST
+    thin = bool(trial.confirms) or (len(summary.candidates) > MANY_CURVES and name != BEST)
+    size = 12 if name == BEST and not thin else 7
     axes.plot(
         list(curve),
         [point.value for point in curve.values()],
         color=style.colour,
         ls=style.line,
-        lw=style.width * (0.7 if thin else 1),
+        lw=min(style.width, 1.4) * 0.7 if thin else style.width,
         alpha=1 if name == BEST else 0.85,
         marker=style.marker or "None",
         markevery=[len(curve) - 1],
-        markersize=12 if name == BEST else 7,
+        markersize=size,
         markeredgewidth=0,
         label=style.label,
         zorder=4 if name == BEST else 3,
     )
     for step, point in curve.items():
         if not point.full:
-            size, marker = (HOLLOW_PT, "o") if step < last else (12 if name == BEST else 7, style.marker or "o")
-            look = {"markersize": size, "marker": marker, "mfc": "white", "mec": style.colour, "mew": 1.2}
+            width, marker = (HOLLOW_PT, "o") if step < last else (size, style.marker or "o")
+            look = {"markersize": width, "marker": marker, "mfc": "white", "mec": style.colour, "mew": 1.2}
             axes.plot([step], [point.value], ls="None", zorder=4.5, **look)
     return Mark(x=last, y=curve[last].value, text=short_name(trial), colour=style.colour)
 

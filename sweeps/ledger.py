@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from prx_model.data.durable import flush_folder
+from prx_model.data.durable import flush_folder, write_file
 from sweeps.costs import Costs
 from sweeps.looks import Curve, latest
 from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
 
-BASELINE, CANDIDATE = "baseline", "candidate"
+BASELINE, CANDIDATE, CONFIRMATION = "baseline", "candidate", "confirmation"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 LARGEST_GAP = 1e9
 
@@ -39,6 +39,8 @@ class Start:
 
     order: of its start among the sweep's trials, counted by the ledger, because a clock can go back. Rows of older
     ledgers have none, and are in the order of their time, before all that have one.
+    confirms: the candidate that a confirmation trains again with another seed. reused_from: the sweep, in the same
+    results folder, that has trained this baseline. Both are '' in rows of other kinds, and of older ledgers.
     """
 
     trial: str
@@ -48,6 +50,8 @@ class Start:
     fingerprint: str
     num_steps: int
     order: int | None = None
+    confirms: str = ""
+    reused_from: str = ""
     kind: str = "start"
     time: float = field(default_factory=time.time)
 
@@ -131,6 +135,11 @@ class TrialRecord:
         return self.start.role == BASELINE
 
     @property
+    def is_candidate(self) -> bool:
+        """Whether it is one of those that Optuna chose: neither a baseline nor a candidate's run with another seed."""
+        return self.start.role == CANDIDATE
+
+    @property
     def outcome(self) -> str | None:
         return self.end.outcome if self.end else None
 
@@ -180,6 +189,13 @@ class Ledger:
             os.close(descriptor)
         if new:
             flush_folder(path.parent)
+
+    def adopt(self, rows: Iterable[Row]) -> None:
+        """Write all rows of a trial that this ledger does not know: the whole file, or none of it."""
+        rows = [replace(row, order=self._next_order()) if isinstance(row, Start) else row for row in rows]
+        path = self.paths.trial_ledger(rows[0].trial)
+        assert not path.exists(), path
+        write_file(path, lambda file: file.write(b"".join(map(_line, rows))))
 
     def _next_order(self) -> int:
         starts = [record.start.order for record in self.records()]

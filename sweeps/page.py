@@ -11,17 +11,21 @@ from typing import Any
 from prx_model.data.durable import write_file
 from prx_model.metrics.table import METRICS
 from sweeps import figures
+from sweeps.findings import caution
 from sweeps.ledger import FAILED, FINISHED, STOPPED
+from sweeps.page_confirmation import confirmation_section
 from sweeps.page_costs import costs_section
 from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
+from sweeps.page_importance import importance_part
 from sweeps.page_record import record_section
 from sweeps.page_samples import samples_section
 from sweeps.page_stopping import stopping_section
 from sweeps.page_style import SECURITY, STYLE
+from sweeps.scoreboard import BASELINE, MARK
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.summary import UNFINISHED, Summary, TrialSummary
-from sweeps.wording import audit_note, caution, count, difference, duration, number, steps
+from sweeps.wording import audit_note, count, difference, duration, number, reused, steps
 
 WIDE_IN, NARROW_IN = 10.5, 4.6  # the main figure on a screen and on a phone
 PANEL_IN = (4.5, 3.2)
@@ -31,12 +35,13 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
     """Write paths.page as a whole or not at all, and return it. `starts` is what sweeps.provenance has recorded."""
     sections = [
         _head(space, summary),
+        confirmation_section(space, summary),
         _curves(space, summary),
         _other_metrics(summary),
         samples_section(space, paths, summary),
         _trials(summary),
         stopping_section(summary),
-        _settings(space, summary),
+        _settings(space, paths, summary),
         costs_section(summary),
         _failures(paths, summary),
         record_section(space, paths, summary, starts),
@@ -73,7 +78,11 @@ def _tiles(summary: Summary) -> str:
     repeated = f", {duration(compute.repeated_s)} of it repeated after resumes" if compute.num_repeated else ""
     tiles = [
         ("Candidates", f"{len(outcomes)} of {max(summary.num_planned, len(outcomes))}", counts or "none started"),
-        ("Baseline", f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))}", "seeds finished"),
+        (
+            "Baseline",
+            f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))}",
+            f"seeds finished{reused(summary)}",
+        ),
         ("Compute", duration(compute.spent_s), f"summed over trials{repeated}"),
         ("Saved by stopping", f"≈ {duration(compute.saved_s)}", f"estimate: {stopped} stopped early"),
     ]
@@ -137,13 +146,24 @@ def _other_metrics(summary: Summary) -> str:
         panels.append(f'<figure class="card"><img src="{svg_uri(figure)}" alt="{escape(alt)}"></figure>')
     body = f'<div class="panels">{"".join(panels)}</div>' if panels else paragraph("No other metric was asked for.")
     note = paragraph("Colours, bands and numbers as above.", "small") if panels else ""
-    return section("metrics", "The other metrics", body, note)
+    return section("metrics", "The other metrics", body, note, _scores(summary))
+
+
+def _scores(summary: Summary) -> str:
+    """Whom nobody beats, and who wins the objective at the price of another metric."""
+    board, configs = summary.scoreboard, {trial.name: f"{trial.name} ({trial.config})" for trial in summary.candidates}
+    items = []
+    if board.pareto:
+        names = [configs.get(name, name) for name in (BASELINE, *configs) if name in board.pareto]
+        items.append(f"{MARK} Nobody is as good in every metric and better in one (Pareto set): {'; '.join(names)}.")
+    items += [f"{configs[name]} wins {summary.metric} and {board.flag(name)}." for name in board.losses]
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>" if items else ""
 
 
 def _trials(summary: Summary) -> str:
     heads = ["trial", summary.metric, *summary.metrics[1:], "steps", "time", "outcome and reason"]
     rows = [_baseline_mean_row(summary, heads)] if summary.baseline[summary.metric] else []
-    rows += [_trial_row(summary, trial, heads) for trial in [*summary.ranked(), *summary.baselines]]
+    rows += [_trial_row(summary, trial, heads) for trial in summary.in_order()]
     if not rows:
         return section("trials", "All trials", paragraph("No trial has started yet."))
     head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in heads)
@@ -171,7 +191,9 @@ def _baseline_mean_row(summary: Summary, heads: Sequence[str]) -> str:
         spread = last[metric].spread if metric in last else None
         spoken = "" if spread is None else f"spread {100 * spread:.1f} %"
         values.append(one_value(number(last[metric].mean), spoken) if metric in last else "-")
-    name = dot(figures.BASELINE) + two_lines("baseline", f"mean of {count(point.seeds, 'seed')}")
+    name = dot(figures.BASELINE) + two_lines(
+        f"baseline{summary.scoreboard.mark(BASELINE)}", f"mean of {count(point.seeds, 'seed')}"
+    )
     return row(heads, [name, *values, str(point.step), "", ""])
 
 
@@ -184,13 +206,15 @@ def _trial_row(summary: Summary, trial: TrialSummary, heads: Sequence[str]) -> s
     repeated = f"{count(trial.num_repeated, 'evaluation')} repeated" if trial.num_repeated else ""
     saved = f"≈ {duration(trial.saved_s)} saved" if trial.saved_s else ""
     name = dot(role if role == figures.BEST or not trial.is_baseline else figures.BASELINE)
-    name += two_lines(f"{trial.name} (best)" if role == figures.BEST else trial.name, trial.config)
+    best = " (best)" if summary.best is not None and trial.name == summary.best.trial else ""
+    name += two_lines(f"{trial.name}{best}{summary.scoreboard.mark(trial.name)}", trial.config)
     time_cell = two_lines(duration(trial.spent_s), ", ".join(filter(None, [saved, repeated])))
-    reason = "; ".join(filter(None, [trial.reason, audit_note(trial) if trial.ended else ""]))
+    notes = [trial.reason, audit_note(trial) if trial.ended else "", summary.scoreboard.flag(trial.name)]
+    reason = "; ".join(filter(None, notes))
     return row(heads, [name, *values, steps(trial), time_cell, two_lines(trial.outcome, reason)])
 
 
-def _settings(space: SearchSpace, summary: Summary) -> str:
+def _settings(space: SearchSpace, paths: SweepPaths, summary: Summary) -> str:
     panels = []
     for dimension in space.dimensions:
         figure = figures.setting_figure(summary, dimension, width_in=PANEL_IN[0], height_in=PANEL_IN[1])
@@ -211,7 +235,11 @@ def _settings(space: SearchSpace, summary: Summary) -> str:
     hollow = figures.hollow_note(reading.estimate for reading in readings if reading.percent is not None)
     note += f" {hollow.capitalize()}." if hollow else ""
     return section(
-        "settings", "What each setting does", f'<div class="panels">{"".join(panels)}</div>', paragraph(note, "small")
+        "settings",
+        "What each setting does",
+        f'<div class="panels">{"".join(panels)}</div>',
+        paragraph(note, "small"),
+        importance_part(space, paths),
     )
 
 

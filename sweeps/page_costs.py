@@ -50,7 +50,7 @@ def _why_fewer(summary: Summary) -> str:
 def _by_trial(summary: Summary) -> str:
     heads = ["trial", "time", *COLOURS, "samples"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    rows = "".join(_trial_row(summary, heads, trial) for trial in [*summary.ranked(), *summary.baselines])
+    rows = "".join(_trial_row(summary, heads, trial) for trial in summary.in_order())
     table = f'<table class="trials"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return f"<details><summary>Time and samples of each trial</summary>{table}</details>"
 

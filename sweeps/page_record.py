@@ -12,7 +12,7 @@ from sweeps.rule import ADAPTIVE
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary
-from sweeps.wording import count, either
+from sweeps.wording import count, either, reused
 
 
 def record_section(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> str:
@@ -38,7 +38,7 @@ def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
         ("sweep", f"{space.name}, profile {space.profile}, fingerprint {space.fingerprint}"),
         ("objective", f"{space.objective.metric}, {space.objective.mode}"),
         ("searched", "; ".join(f"{dimension.path}: {dimension}" for dimension in space.dimensions)),
-        ("seeds", f"baseline {', '.join(map(str, space.baseline_seeds))}; candidates {space.first_seed}"),
+        ("seeds", _seeds(space, summary)),
         ("samples", samples),
         (
             "stopping rule",
@@ -58,6 +58,13 @@ def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
+def _seeds(space: SearchSpace, summary: Summary) -> str:
+    baseline = f"baseline {', '.join(map(str, space.baseline_seeds))}{reused(summary)}"
+    fresh = sorted({trial.seed for trial in summary.confirmations})
+    confirmed = f"; confirmed with {', '.join(map(str, fresh))}" if fresh else ""
+    return f"{baseline}; candidates {space.first_seed}{confirmed}"
+
+
 _TREES = {"True": "with uncommitted changes (dirty)", "False": "clean"}
 
 
@@ -73,6 +80,8 @@ def _start(start: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("command", start.get("command")),
         ("profile", f"{start['profile']}{reason}" if "profile" in start else None),
         ("commit", f"{start['commit']}, {tree}" if "commit" in start else None),
+        ("model code", start.get("model_code")),
+        ("data", start.get("data")),
         ("versions", ", ".join(versions)),
         ("hardware", start.get("hardware")),
     ]

@@ -19,27 +19,33 @@ from prx_model.sampling import sample
 from prx_model.training.config import ADAMW, MUON
 from prx_model.training.loop import optimizer_step
 from prx_model.training.state import TrainState
+from sweeps.agenda import baseline_name, most_confirmations, num_open
 from sweeps.config import listing
 from sweeps.ledger import Ledger
 from sweeps.preflight import stored_manifest, weight_findings
+from sweeps.reuse import Found, lines
 from sweeps.rule import ADAPTIVE
-from sweeps.search import num_open
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
-from sweeps.wording import duration
+from sweeps.study import RANDOM
+from sweeps.warm_start import read_earlier
+from sweeps.wording import count, duration
 
 SLOT_START_S = 15  # processes and imports of a slot under Ray Train; all its trials share it (docs/benchmarks/)
 MEASURABLE_PARAMETERS = 50_000_000  # above this, a timing step in the driver is no quick look any more
 
 
 def num_trials(space: SearchSpace) -> int:
-    return space.budget.candidates + space.budget.baseline_seeds
+    return space.budget.candidates + space.budget.baseline_seeds + most_confirmations(space)
 
 
-def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
+def print_plan(console: Console, space: SearchSpace, paths: SweepPaths, found: Found) -> None:
     """Print profile, model, data, trials, steps, stopping rule, estimated time and place of results."""
     config = space.baseline_config(space.first_seed)
     flattered = flattered_metrics(space)
+    records = Ledger(paths).records() if paths.ledger.is_dir() else []
+    known = {record.trial for record in records}
+    reused = sum(baseline_name(one.seed) not in known for one in found.reusable)
     rows = [
         ("Question", space.question or "none given"),
         ("Model", _model_line(space, config)),
@@ -47,14 +53,18 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths) -> None:
         ("Training", _training_line(config)),
         ("Evaluation", _evaluation_line(space, config)),
         ("Trials", _trials_line(space)),
+        *[("Baseline", line) for line in lines(found, records)],
         *[("Searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.dimensions)],
+        ("Chosen by", _sampler_line(space)),
+        *[("Warm start", line) for line in read_earlier(space, paths).lines],
         ("Stopping", _stopping_line(space)),
+        ("Confirming", _confirming_line(space)),
         *[
             ("Note", f"{m} is scored by the network that teacher {t} is: it flatters that teacher")
             for m, t in flattered
         ],
         *[("Weights", finding.line) for finding in weight_findings(space)],
-        ("Time", estimate(space, config, paths)),
+        ("Time", estimate(space, config, num_open(space, records) - reused)),
         ("Results", str(paths.root)),
     ]
     for name, text in rows:
@@ -130,10 +140,28 @@ def _stopping_line(space: SearchSpace) -> str:
     )
 
 
-def estimate(space: SearchSpace, config: ExperimentConfig, paths: SweepPaths) -> str:
-    """The time of the trials that are still open, by what a step takes here or took in this sweep's ledger."""
-    records = Ledger(paths).records() if paths.ledger.is_dir() else []
-    remaining = num_open(space, records)
+def _sampler_line(space: SearchSpace) -> str:
+    sampler, points = space.sampler, len(space.points)
+    first = f", after {count(points, 'point')} to try first" if points else ""
+    seed = "" if sampler.seed is None else f", seed {sampler.seed}"
+    if sampler.name == RANDOM:
+        return f"chance{first}{seed}"
+    kinds = [name for name in ("multivariate", "group", "constant_liar") if getattr(sampler, name)]
+    startup = sampler.num_startup(space.budget.candidates)
+    return f"Optuna's TPE ({listing(kinds) or 'univariate'}), by chance until {startup} have ended{first}{seed}"
+
+
+def _confirming_line(space: SearchSpace) -> str:
+    seeds = space.fresh_seeds
+    if not space.confirm.best:
+        return "off: the winner will be the best of many on one seed"
+    best = min(space.confirm.best, space.budget.candidates)
+    which = "the best candidate" if best == 1 else f"the best {best} candidates"
+    return f"{which} again with seed{'s' * (len(seeds) > 1)} {listing(seeds)}, when all have ended"
+
+
+def estimate(space: SearchSpace, config: ExperimentConfig, remaining: int) -> str:
+    """The time of the trials that are still open, by what a step takes here."""
     if not remaining:
         return "nothing is left to run"
     measured = seconds_per_trial(config)

@@ -95,6 +95,8 @@ class Watch:
     def _config(self, record: TrialRecord) -> str:
         if record.is_baseline:
             return f"seed {record.start.seed}"
+        if record.start.confirms:
+            return f"seed {record.start.seed} of {record.start.confirms}"
         return short_config(record.start, self.depth)
 
     def _running(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -18,17 +19,35 @@ from sweeps.config import to_plain
 if TYPE_CHECKING:
     from sweeps.space import SearchSpace
 
-PACKAGES = ("torch", "ray", "optuna", "diffusers", "transformers", "torchmetrics", "pyarrow", "omegaconf", "numpy")
+PACKAGES = (
+    "torch",
+    "ray",
+    "optuna",
+    "diffusers",
+    "transformers",
+    "torchmetrics",
+    "pyarrow",
+    "omegaconf",
+    "numpy",
+    "scipy",
+    "onnxruntime",
+    "pillow",
+    "resvg-py",
+)
 
 
-def provenance(profile: str, profile_reason: str, hardware: str | None = None) -> dict[str, Any]:
-    """One start of a sweep, as plain values."""
+def provenance(
+    profile: str, profile_reason: str, hardware: str | None = None, data: str | None = None
+) -> dict[str, Any]:
+    """One start of a sweep, as plain values. data: fingerprint of an encoded data set."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "profile": profile,
         "profile_reason": profile_reason,
         **_commit(),
+        "model_code": model_code(),
+        "data": data,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": hardware or describe_machine(),
@@ -66,6 +85,16 @@ def describe_machine() -> str:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     shown = f"{len(gpus)} x {gpus[0]}" if gpus else "no GPU"
     return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {shown}, {platform.system()}"
+
+
+def model_code() -> str:
+    """12 hex digits that change with the code that computes a result, and not with the rest of a commit."""
+    root = Path(__file__).parent.parent / "prx_model"
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:12]
 
 
 def _processor() -> str:

@@ -6,18 +6,22 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sweeps.confirmed import Confirmed
+from sweeps.findings import caution, interval
 from sweeps.ledger import FINISHED
 from sweeps.page import write_page
+from sweeps.scoreboard import BASELINE, MARK
 from sweeps.stopping import stopping_line
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary, summarise
 from sweeps.wording import (
-    caution,
     compute_sentence,
+    count,
     difference,
     estimated,
     number,
     outcome,
+    reused,
     signed_percent,
     steps,
     time_sentence,
@@ -65,6 +69,8 @@ def final_lines(summary: Summary, paths: SweepPaths) -> list[str]:
     lines.append(f"page: {paths.page}")
     if paths.best_model.is_dir():
         lines.append(f"best model: {paths.best_model}")
+    if summary.scoreboard.pareto:
+        lines.append(f"{MARK}: no other is as good in every metric and better in one (by the values in the table)")
     for trial in summary.failed:
         lines.append(f"failed: {trial.name} at step {trial.step}: {trial.reason}; log: {trial.log}")
     return lines
@@ -82,17 +88,20 @@ def _broken(name: str, width: int) -> str:
 
 def _baseline_row(summary: Summary, others: Sequence[str]) -> list[str]:
     done = sum(trial.outcome == FINISHED for trial in summary.baselines)
-    seeds = f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))} seeds finished"
+    seeds = f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))} seeds finished{reused(summary)}"
     last = {metric: points[-1] for metric, points in summary.baseline.items() if points}
     point = last.get(summary.metric)
     if point is None:
         return ["baseline", "-", *("-" for _ in others), "-", seeds]
     spread = "no spread yet" if point.spread is None else f"spread {100 * point.spread:.1f} %"
     values = [number(last[metric].mean) if metric in last else "-" for metric in others]
-    return [f"baseline\nmean of {point.seeds}", f"{number(point.mean)}\n{spread}", *values, str(point.step), seeds]
+    name = f"baseline{summary.scoreboard.mark(BASELINE)}\nmean of {point.seeds}"
+    return [name, f"{number(point.mean)}\n{spread}", *values, str(point.step), seeds]
 
 
 def _row(summary: Summary, trial: TrialSummary, others: Sequence[str]) -> list[str]:
+    if tested := next((one for one in summary.confirmed if one.trial == trial.name and one.objective), None):
+        return _confirmed_row(summary, trial, tested, others)
     reading = trial.readings.get(summary.metric)
     value = "-" if reading is None else "\n".join(difference(reading)).rstrip()
     values = []
@@ -100,7 +109,27 @@ def _row(summary: Summary, trial: TrialSummary, others: Sequence[str]) -> list[s
         other = trial.readings.get(metric)
         percent = "" if other is None or other.percent is None else f"\n{signed_percent(other.percent)}"
         values.append("-" if other is None else f"{estimated(other)}{percent}")
-    star = " *" if summary.best and trial.name == summary.best.trial else ""
-    end = outcome(trial)
+    end = "; ".join(filter(None, [outcome(trial), summary.scoreboard.flag(trial.name)]))
     end = end if len(end) <= LONGEST_REASON else f"{end[:LONGEST_REASON]} ..."
-    return [f"{trial.name}{star}\n{trial.config}", value, *values, steps(trial), end]
+    return [_name(summary, trial), value, *values, steps(trial), end]
+
+
+def _name(summary: Summary, trial: TrialSummary) -> str:
+    star = " *" if summary.best and trial.name == summary.best.trial else ""
+    return f"{trial.name}{star}{summary.scoreboard.mark(trial.name)}\n{trial.config}"
+
+
+def _confirmed_row(summary: Summary, trial: TrialSummary, tested: Confirmed, others: Sequence[str]) -> list[str]:
+    """Means over seeds; differences, with their interval, on fresh ones."""
+    found = tested.objective
+    assert found is not None
+    value = f"{number(tested.means[summary.metric])} ({signed_percent(found.percent)})\n{interval(found)}"
+    values = []
+    for metric in others:
+        other, mean = tested.differences.get(metric), tested.means.get(metric)
+        percent = "" if other is None else f"\n{signed_percent(other.percent)}"
+        values.append("-" if mean is None else f"{number(mean)}{percent}")
+    failed = f", {tested.num_failed} failed" if tested.num_failed else ""
+    end = f"confirmed: mean of {count(len(tested.seeds), 'seed')}, differences on {found.fresh} fresh{failed}"
+    end = "; ".join(filter(None, [end, summary.scoreboard.flag(trial.name)]))
+    return [_name(summary, trial), value, *values, steps(trial), end]

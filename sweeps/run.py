@@ -21,7 +21,7 @@ from typing import Any  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from prx_model.data.durable import write_file  # noqa: E402
-from sweeps import cluster  # noqa: E402
+from sweeps import cluster, reuse  # noqa: E402
 from sweeps.config import ConfigError  # noqa: E402
 from sweeps.ledger import FAILED, LedgerError  # noqa: E402
 from sweeps.obstacles import obstacle  # noqa: E402
@@ -50,6 +50,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cache", type=Path, default=Path("cache"), help="folder of encoded data and features (default: cache)"
     )
     parser.add_argument("--candidates", type=int, help="number of candidates instead of the file's")
+    parser.add_argument(
+        "--fresh-baseline", action="store_true", help="train every baseline seed here, also those that could be reused"
+    )
     parser.add_argument(
         "--address", help="address of a running Ray cluster; 'local' starts one here (default: RAY_ADDRESS)"
     )
@@ -84,7 +87,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     paths = SweepPaths.of(space, options.results)
     console.print(f"Profile {choice.profile}: {choice.reason}.", highlight=False)
     if options.plan:
-        plan.print_plan(console, space, paths)
+        plan.print_plan(console, space, paths, _reusable(options, space, paths, _made_with(space, choice)))
         return 0
     paths.create()
     return _run(options, console, content, space, paths, choice, address)
@@ -100,20 +103,22 @@ def _run(
     address: str | None,
 ) -> int:
     from sweeps import locks, plan, preflight, preparation, progress, provenance, raylet, report, sweep
-    from sweeps.summary import best_record
+    from sweeps.confirmation import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
     with locks.only_driver(paths) as warning:
         if warning:
             console.print(f"Warning: {warning}", highlight=False)
         write_file(paths.space, lambda file: file.write(options.space.read_bytes()))
-        start = provenance.provenance(choice.profile, choice.reason) | provenance.recorded_rule(space)
-        provenance.append_start(paths.starts, start)
+        made_with = _made_with(space, choice)
+        provenance.append_start(paths.starts, made_with | provenance.recorded_rule(space))
         preflight.check_weights_at_hand(space)
         caches, remotely = progress.CacheProgress(console), preparation.belongs_on_a_gpu_node(space)
         if not remotely:
             preparation.prepare_here(started, caches)
-        plan.print_plan(console, space, paths)
+        found = _reusable(options, space, paths, made_with)
+        reuse.adopt(found, paths)
+        plan.print_plan(console, space, paths, found)
         with cluster.printing_to(paths.logs / "ray.log"):
             connection = cluster.connect(address, paths.logs / "ray.log")
             cluster.check_state_api(connection.address)
@@ -136,6 +141,21 @@ def _run(
     for line in report.final_lines(summary, paths):
         console.print(line, highlight=False)
     return EXIT_TRIAL_FAILED if any(record.outcome == FAILED for record in records) else 0
+
+
+def _made_with(space: SearchSpace, choice: cluster.Choice) -> dict[str, Any]:
+    from sweeps import preflight, provenance
+
+    manifest = preflight.stored_manifest(space.baseline_config(space.first_seed))
+    return provenance.provenance(choice.profile, choice.reason, data=manifest.fingerprint if manifest else None)
+
+
+def _reusable(
+    options: argparse.Namespace, space: SearchSpace, paths: SweepPaths, made_with: Mapping[str, Any]
+) -> reuse.Found:
+    if options.fresh_baseline or not space.budget.reuse_baseline:
+        return reuse.Found()
+    return reuse.find(space, paths, made_with)
 
 
 def _halt_at_once() -> None:

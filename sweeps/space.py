@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prx_model.experiment import ExperimentConfig
 from prx_model.metrics.table import network_of
 from sweeps.config import deciding, fingerprint, listing, load_config, override, to_plain
+from sweeps.confirmation import Confirm
 from sweeps.rule import StopConfig
+from sweeps.study import Sampler
 
 FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
 
@@ -32,10 +34,14 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How many trials: candidates that Optuna may choose, and seeds of the baseline."""
+    """How many trials: candidates that Optuna may choose, and seeds of the baseline.
+
+    reuse_baseline: take over seeds that another sweep in the same results folder has trained alike (sweeps.reuse).
+    """
 
     candidates: int = 24
     baseline_seeds: int = 3
+    reuse_baseline: bool = True
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -104,7 +110,7 @@ class SearchSpace:
     """The question, resolved for one profile.
 
     base: a trial's settings before overrides, plain. baseline: the overrides that make it the baseline.
-    points: overrides to try first, fractions already resolved.
+    points: overrides to try first, fractions already resolved. warm_start: folders of earlier sweeps.
     """
 
     file: str
@@ -119,13 +125,19 @@ class SearchSpace:
     stop: StopConfig
     budget: Budget
     resources: Resources
+    confirm: Confirm = field(default_factory=Confirm)
+    sampler: Sampler = field(default_factory=Sampler)
+    warm_start: tuple[str, ...] = ()
 
     def baseline_config(self, seed: int) -> ExperimentConfig:
         return load_config(override(self.base, {**self.baseline, "seed": seed}))
 
-    def candidate_config(self, overrides: Mapping[str, Any]) -> ExperimentConfig:
-        """Candidates take the first baseline's seed: same weights to start from, same data order, same noise."""
-        return load_config(override(self.base, {**overrides, "seed": self.first_seed}))
+    def candidate_config(self, overrides: Mapping[str, Any], seed: int | None = None) -> ExperimentConfig:
+        """Candidates take the first baseline's seed: same weights to start from, same data order, same noise.
+
+        Their confirmations take its other seeds.
+        """
+        return load_config(override(self.base, {**overrides, "seed": self.first_seed if seed is None else seed}))
 
     def first_ends(self) -> dict[str, Any]:
         """Overrides of the candidate at the first end of every dimension."""
@@ -153,8 +165,15 @@ class SearchSpace:
         return [self.first_seed + i for i in range(self.budget.baseline_seeds)]
 
     @property
+    def fresh_seeds(self) -> list[int]:
+        """The baseline's seeds that the best candidates are trained with again."""
+        return self.baseline_seeds[1 : self.confirm.seeds]
+
+    @property
     def fingerprint(self) -> str:
-        """Of all that decides a result. More candidates, or other resources, continue the same sweep."""
+        """Of all that decides a trial's result. More candidates, other resources, another sampler, what it begins with,
+        or more confirmation continue the same sweep.
+        """
         dimensions = sorted(self.dimensions, key=lambda dimension: dimension.path)
         return fingerprint(
             {

@@ -22,14 +22,29 @@ from sweeps.config import (
     shown,
     to_plain,
 )
+from sweeps.confirmation import Confirm
 from sweeps.rule import StopConfig
 from sweeps.space import FRACTION_OF, Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
 from sweeps.space_checks import check_points, check_trials
+from sweeps.study import Sampler
 
 __all__ = ["SpaceError", "load_space", "profiles_of", "read_space", "resolve", "with_budget"]
 
 SECTIONS = ("model", "data", "training", "evaluation", "repa", "seed")  # of one trial
-SWEEP_KEYS = ("question", "objective", "baseline", "space", "points", "stop", "budget", "resources", "profiles")
+SWEEP_KEYS = (
+    "question",
+    "objective",
+    "baseline",
+    "space",
+    "points",
+    "stop",
+    "budget",
+    "confirm",
+    "sampler",
+    "warm_start",
+    "resources",
+    "profiles",
+)
 KINDS = ("choice", "uniform", "log_uniform", "int", "fraction")
 # Equal for all trials of a sweep: what a trial is compared by, and the seed, which the sweep gives out.
 SHARED = ("seed", "data", "evaluation", "training.steps", "training.eval_every_steps")
@@ -163,7 +178,27 @@ class _Resolver:
             stop=build(StopConfig, merged.get("stop", {}), "stop"),
             budget=build(Budget, merged.get("budget", {}), "budget"),
             resources=build(Resources, merged.get("resources", {}), "resources"),
+            confirm=self._confirm(),
+            sampler=build(Sampler, merged.get("sampler", {}), "sampler"),
+            warm_start=self._warm_start(),
         )
+
+    def _warm_start(self) -> tuple[str, ...]:
+        folders = self.merged.get("warm_start") or []
+        if not isinstance(folders, list) or not all(isinstance(folder, str) and folder for folder in folders):
+            raise ConfigError("warm_start", f"got {shown(folders)}, allowed is a list of folders of earlier sweeps")
+        for i, folder in enumerate(folders):
+            if folder in folders[:i]:
+                raise ConfigError(f"warm_start[{i}]", f"got {shown(folder)} twice, allowed is once")
+        return tuple(folders)
+
+    def _confirm(self) -> Confirm:
+        confirm = build(Confirm, self.merged.get("confirm", {}), "confirm")
+        most = build(Budget, self.merged.get("budget", {}), "budget").baseline_seeds
+        if confirm.seeds is not None and confirm.seeds > most:
+            problem = f"got {confirm.seeds}, allowed is null or 2 to {most}, the number of budget.baseline_seeds"
+            raise ConfigError("confirm.seeds", problem)
+        return confirm
 
     def _base(self) -> tuple[dict[str, Any], int]:
         """A trial's settings, with a model's name replaced by its configuration; and the number of its blocks."""

@@ -2,83 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-from prx_model.metrics.table import METRICS
-from sweeps.audit import Audited, audit_of
-from sweeps.costs import Compute, Costs, working_s
-from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, Start, TrialRecord, baseline_curves, recorded_verdict
-from sweeps.looks import Curve, latest
-from sweeps.readings import CONCLUSIVE, BaselinePoint, Estimate, Reading, baseline_points, estimates, reading
-from sweeps.rule import StopConfig, Verdict
+from sweeps.agenda import is_complete
+from sweeps.best import Best, best_of
+from sweeps.confirmed import Confirmed, confirmed
+from sweeps.costs import Compute, Costs
+from sweeps.findings import answer
+from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord, baseline_curves
+from sweeps.readings import BaselinePoint, baseline_points
+from sweeps.rule import StopConfig
+from sweeps.scoreboard import Scoreboard, scoreboard
 from sweeps.space import SearchSpace
-from sweeps.space_file import FRACTION_OF
-from sweeps.wording import answer
+from sweeps.trial_summary import OUTCOMES, UNFINISHED, TrialSummary, short_config, summarise_trial
 
-UNFINISHED = "unfinished"
-OUTCOMES = (FINISHED, UNFINISHED, STOPPED, FAILED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSummary:
-    """One trial. `curves` and `readings` are by metric; `step` is the last step that is known to have been trained.
-
-    curves: step -> the metric on all samples, estimated where it was measured on fewer.
-    saved_s: estimate of what stopping has saved: the trial's own mean seconds per step, start-up left out, times the
-    steps not trained.
-    repeated_s: seconds of the `num_repeated` evaluations, and the training before each, that a resume has made again.
-    num_sampled, num_full: see sweeps.costs.Compute.
-    verdicts: by step, as they were given. audit: of a candidate that goes on though the rule would have stopped it.
-    """
-
-    name: str
-    is_baseline: bool
-    seed: int
-    config: str
-    overrides: Mapping[str, Any]
-    step: int
-    num_steps: int
-    curves: Mapping[str, Mapping[int, Estimate]]
-    readings: Mapping[str, Reading]
-    outcome: str
-    reason: str
-    log: str
-    costs: Costs
-    saved_s: float
-    num_repeated: int
-    repeated_s: float
-    num_sampled: int
-    num_full: int
-    verdicts: Mapping[int, Verdict]
-    audit: Audited | None
-
-    @property
-    def spent_s(self) -> float:
-        return self.costs.total_s
-
-    @property
-    def ended(self) -> bool:
-        return self.outcome != UNFINISHED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The finished candidate with the best objective, and how far to trust its lead.
-
-    chosen_from: candidates with at least one evaluation. luck: the lead in spreads that the best of so many would be
-    expected to show if none of them differed from the baseline. conclusive: |gap| is at least 2 and no lead of luck.
-    """
-
-    trial: str
-    config: str
-    reading: Reading
-    chosen_from: int
-    luck: float
-    conclusive: bool
+__all__ = ["UNFINISHED", "Summary", "TrialSummary", "short_config", "summarise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +36,8 @@ class Summary:
     num_planned: int  # candidates of the budget
     num_planned_seeds: int
     stop: StopConfig
+    confirmed: tuple[Confirmed, ...] = ()  # candidates that were trained again, the best first
+    scoreboard: Scoreboard = field(default_factory=Scoreboard)
 
     @property
     def metric(self) -> str:
@@ -104,11 +45,16 @@ class Summary:
 
     @property
     def candidates(self) -> list[TrialSummary]:
-        return [trial for trial in self.trials if not trial.is_baseline]
+        return [trial for trial in self.trials if trial.is_candidate]
 
     @property
     def baselines(self) -> list[TrialSummary]:
         return [trial for trial in self.trials if trial.is_baseline]
+
+    @property
+    def confirmations(self) -> list[TrialSummary]:
+        """Runs of candidates with fresh seeds."""
+        return [trial for trial in self.trials if trial.confirms]
 
     @property
     def stopped(self) -> list[TrialSummary]:
@@ -129,15 +75,22 @@ class Summary:
         return sorted({point.num_samples for curve in curves for point in curve.values()})
 
     def ranked(self) -> list[TrialSummary]:
-        """Candidates, finished ones first and the better ones first; then as they started."""
+        """Candidates, confirmed ones first, then finished ones, and the better ones first; then as they started."""
         sign = 1 if self.mode == "min" else -1
+        tested = [one.trial for one in self.confirmed if one.objective is not None]
 
         def key(trial: TrialSummary) -> tuple[int, float]:
+            if trial.name in tested:
+                return -1, tested.index(trial.name)
             reading = trial.readings.get(self.metric)
             value = sign * reading.value if reading is not None and trial.outcome == FINISHED else 0.0
             return OUTCOMES.index(trial.outcome), value
 
         return sorted(self.candidates, key=key)
+
+    def in_order(self) -> list[TrialSummary]:
+        """Every trial: candidates as they rank, their confirmations, the baseline."""
+        return [*self.ranked(), *self.confirmations, *self.baselines]
 
 
 def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
@@ -146,43 +99,30 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
     metrics = _metrics(space, records)
     baselines = {metric: baseline_curves(records, metric) for metric in metrics}
     depth = space.baseline_config(space.first_seed).model.depth
-    trials = tuple(_trial(record, space, baselines, depth) for record in records)
-    best = _best(space, records, trials)
-    complete = _is_complete(space, records)
-    candidates = [trial for trial in trials if not trial.is_baseline]
+    trials = tuple(summarise_trial(record, space, baselines, depth) for record in records)
+    tested = confirmed(space, records, {trial.name: trial.config for trial in trials}, metrics)
+    best = best_of(space, records, trials, tested)
+    complete = is_complete(space, records)
+    candidates = [trial for trial in trials if trial.is_candidate]
+    points = {metric: baseline_points(curves) for metric, curves in baselines.items()}
+    board = scoreboard(space, candidates, tested, points)
+    flag = board.flag(best.trial) if best else ""
     return Summary(
         question=space.question,
-        answer=answer(space.objective.metric, space.budget.candidates, candidates, best, complete=complete),
+        answer=answer(space, candidates, best, complete=complete, flag=flag),
         complete=complete,
         metrics=metrics,
         mode=space.objective.mode,
         trials=trials,
-        baseline={metric: baseline_points(curves) for metric, curves in baselines.items()},
+        baseline=points,
         best=best,
         compute=_compute(trials),
         num_planned=space.budget.candidates,
         num_planned_seeds=space.budget.baseline_seeds,
         stop=space.stop,
+        confirmed=tested,
+        scoreboard=board,
     )
-
-
-def best_record(space: SearchSpace, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The candidate with the best objective at the last step, among those that reached it."""
-    metric, sign = space.objective.metric, 1 if space.objective.mode == "min" else -1
-    finished = [r for r in records if not r.is_baseline and r.outcome == FINISHED and r.curve(metric)]
-    return min(finished, key=lambda r: sign * r.evaluations[-1].metrics[metric], default=None)
-
-
-def luck_of_best(num_candidates: int, num_seeds: int) -> float:
-    """Expected lead in spreads of the best of k candidates that do not differ from the baseline.
-
-    The expected largest of k standard normal values (Blom's approximation), less the part of the gap that all
-    candidates share because they are compared with the same mean of `num_seeds` seeds.
-    """
-    if num_candidates < 2:
-        return 0.0
-    expected = statistics.NormalDist().inv_cdf((num_candidates - 0.375) / (num_candidates + 0.25))
-    return expected / math.sqrt(1 + 1 / num_seeds)
 
 
 def _metrics(space: SearchSpace, records: Sequence[TrialRecord]) -> tuple[str, ...]:
@@ -190,106 +130,6 @@ def _metrics(space: SearchSpace, records: Sequence[TrialRecord]) -> tuple[str, .
     configured = space.baseline_config(space.first_seed).evaluation.metrics
     recorded = [name for record in records for row in record.evaluations for name in row.metrics]
     return tuple(dict.fromkeys([space.objective.metric, *(configured if not recorded else ()), *recorded]))
-
-
-def _trial(
-    record: TrialRecord, space: SearchSpace, baselines: Mapping[str, Sequence[Curve]], depth: int
-) -> TrialSummary:
-    rows, start, end = record.evaluations, record.start, record.end
-    once = [*rows, *([end] if end else [])]
-    verdicts = {row.step: verdict for row in rows if (verdict := recorded_verdict(row)) is not None}
-    num_samples = space.baseline_config(space.first_seed).evaluation.num_samples
-    step = max(end.step if end else 0, record.last_step)
-    left = start.num_steps - record.last_step
-    stopped = record.outcome == STOPPED and rows
-    known = {metric: curve for metric in baselines if (curve := record.curve(metric))}
-    curves = {metric: estimates(curve, baselines[metric], num_samples) for metric, curve in known.items()}
-    # A baseline is not compared with a mean that it is part of.
-    compared: Mapping[str, Sequence[Curve]] = dict.fromkeys(known, ()) if record.is_baseline else baselines
-    return TrialSummary(
-        name=record.trial,
-        is_baseline=record.is_baseline,
-        seed=start.seed,
-        config=short_config(start, depth) if not record.is_baseline else f"baseline, seed {start.seed}",
-        overrides=dict(start.overrides),
-        step=step,
-        num_steps=start.num_steps,
-        curves=curves,
-        readings={
-            metric: reading(curve, curves[metric][max(curve)], compared[metric], _direction(metric, space))
-            for metric, curve in known.items()
-        },
-        outcome=record.outcome or UNFINISHED,
-        reason=_reason(record),
-        log=end.log if end else "",
-        costs=record.costs,
-        saved_s=working_s(once) / record.last_step * left if stopped else 0.0,
-        num_repeated=record.num_repeated,
-        repeated_s=max(0.0, record.spent_s - Costs.of(once).total_s),
-        num_sampled=record.num_sampled,
-        num_full=num_samples * (len(rows) + record.num_repeated),
-        verdicts=verdicts,
-        audit=audit_of(record),
-    )
-
-
-def short_config(start: Start, depth: int) -> str:
-    """'dinov2s_saliency, depth 3/6, weight 0.42': what was searched, a name standing for itself."""
-    parts = []
-    for path, value in start.overrides.items():
-        name = path.rsplit(".", 1)[-1]
-        if isinstance(value, str):
-            parts.append(value)
-        elif FRACTION_OF.get(path) == "model.depth":
-            parts.append(f"{name} {value}/{depth}")
-        else:
-            parts.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(parts)
-
-
-def _direction(metric: str, space: SearchSpace) -> str | None:
-    if metric == space.objective.metric:
-        return space.objective.mode
-    spec = METRICS.get(metric)
-    return spec.direction if spec is not None else None
-
-
-def _reason(record: TrialRecord) -> str:
-    if record.end is not None:
-        return record.end.reason
-    if not record.evaluations:
-        return "no evaluation yet"
-    verdict = record.evaluations[-1].verdict
-    return str(verdict["reason"]) if verdict else f"at step {record.last_step}"
-
-
-def _best(space: SearchSpace, records: Sequence[TrialRecord], trials: Sequence[TrialSummary]) -> Best | None:
-    record = best_record(space, records)
-    if record is None:
-        return None
-    trial = next(trial for trial in trials if trial.name == record.trial)
-    reading = trial.readings[space.objective.metric]
-    baselines = baseline_curves(records, space.objective.metric)
-    seeds = sum(latest(curve[reading.step]) > 0 for curve in baselines if reading.step in curve)
-    chosen_from = sum(not other.is_baseline and bool(other.curves) for other in trials)
-    luck = luck_of_best(chosen_from, max(1, seeds))
-    gap = reading.gap
-    conclusive = gap is not None and (gap >= CONCLUSIVE or -gap >= max(CONCLUSIVE, luck))
-    return Best(
-        trial=trial.name,
-        config=trial.config,
-        reading=reading,
-        chosen_from=chosen_from,
-        luck=luck,
-        conclusive=conclusive,
-    )
-
-
-def _is_complete(space: SearchSpace, records: Sequence[TrialRecord]) -> bool:
-    candidates = [record for record in records if not record.is_baseline]
-    seeds = {record.start.seed for record in records if record.is_baseline}
-    enough = len(candidates) >= space.budget.candidates and seeds >= set(space.baseline_seeds)
-    return enough and all(record.end is not None for record in records)
 
 
 def _compute(trials: Sequence[TrialSummary]) -> Compute:

@@ -11,10 +11,12 @@ from typing import Any
 
 from prx_model.experiment import export_model
 from sweeps import cluster
+from sweeps.agenda import num_open
 from sweeps.config import to_plain
+from sweeps.confirmation import contenders
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.obstacles import HaltedError
-from sweeps.search import SweepSearch, num_open
+from sweeps.search import SweepSearch
 from sweeps.slots import WhenHalted, halted_by, open_slots
 from sweeps.space import Resources, SearchSpace
 from sweeps.storage import SweepPaths
@@ -121,13 +123,18 @@ def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:
 
 
 def collect_checkpoints(sweep: Sweep, best: TrialRecord | None) -> int:
-    """Delete the checkpoints of ended trials, all but the best candidate's last one. Returns the bytes freed."""
-    freed = 0
-    for record in sweep.ledger.records():
+    """Delete the checkpoints of ended trials. Returns the bytes freed.
+
+    The last ones of the best candidate, and of those that are confirmed beside it, stay: with more seeds or candidates
+    another of them may be the best.
+    """
+    freed, records = 0, sweep.ledger.records()
+    names = {record.trial for record in [*contenders(sweep.space, records), *([best] if best else [])]}
+    for record in records:
         if record.end is None:
             continue
-        # Of the best trial too: a checkpoint that a kill left behind is in nobody's books.
-        kept = latest_checkpoint(sweep.paths, record.trial) if best and record.trial == best.trial else None
+        # Of these trials too: a checkpoint that a kill left behind is in nobody's books.
+        kept = latest_checkpoint(sweep.paths, record.trial) if record.trial in names else None
         for folder in sweep.paths.trial_folder(record.trial).glob("checkpoint_*"):
             if folder != kept:
                 freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

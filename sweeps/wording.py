@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeps.ledger import FINISHED, STOPPED
+from sweeps.ledger import FINISHED
 
 if TYPE_CHECKING:
     from sweeps.costs import Compute, Costs
     from sweeps.readings import Reading
-    from sweeps.summary import Best, TrialSummary
+    from sweeps.summary import Summary, TrialSummary
 
 
 FAR = 1e6  # spreads; the ledger holds 1e9 for an infinite gap
@@ -80,51 +80,6 @@ def spoken_difference(reading: Reading, metric: str) -> str:
     return f"{verb} the baseline by {percent}({spreads(reading.gap)}) in {metric} at step {reading.step}"
 
 
-def answer(
-    metric: str, num_planned: int, candidates: Sequence[TrialSummary], best: Best | None, *, complete: bool
-) -> str:
-    """One sentence. It says yes or no only where everything has ended and the difference is more than noise."""
-    ended = sum(trial.ended for trial in candidates)
-    progress = f"{ended} of {max(num_planned, len(candidates))} candidates have ended"
-    if best is None:
-        return _answer_without_best(candidates, progress, complete)
-    if best.reading.gap is None:
-        missing = f"there are not two baseline seeds at step {best.reading.step} to compare with"
-        return f"Not answered yet: {progress}, and {missing}."
-    found = f"{best.trial} ({best.config}) {spoken_difference(best.reading, metric)}"
-    if not complete:
-        return f"Not answered yet: {progress}; so far {found}."
-    if not best.conclusive:
-        among = f", the best of {best.chosen_from} candidates," if best.chosen_from > 1 else ""
-        return f"Inconclusive: {found}; that{among} is within the noise."
-    return f"{'No: the best that finished,' if best.reading.gap > 0 else 'Yes:'} {found}."
-
-
-def _answer_without_best(candidates: Sequence[TrialSummary], progress: str, complete: bool) -> str:
-    if not complete:
-        return f"Not answered yet: {progress}, none of them at the last step."
-    stopped = sum(trial.outcome == STOPPED for trial in candidates)
-    failed = len(candidates) - stopped
-    if not stopped:
-        return f"Not answered yet: {'the only candidate' if failed == 1 else f'all {failed} candidates'} failed."
-    failures = f", {failed} failed" if failed else ""
-    return f"No: no candidate kept up with the baseline ({stopped} stopped{failures})."
-
-
-def caution(best: Best) -> str:
-    """What the best candidate's difference is worth: it is one seed, and the best of several is flattered."""
-    if best.reading.gap is None:
-        return "There is no spread to measure the difference with."
-    verdict = "" if best.conclusive else "Inconclusive: the difference is within the noise. "
-    if best.chosen_from < 2:
-        return f"{verdict}It is one candidate with one seed."
-    return (
-        f"{verdict}It is the best of {best.chosen_from} candidates, one seed each, so its lead is flattered: "
-        f"if none differed from the baseline, the best of {best.chosen_from} would still lead by about "
-        f"{best.luck:.1f} spreads."
-    )
-
-
 def compute_sentence(compute: Compute) -> str:
     sentence = f"{duration(compute.spent_s)}, summed over trials"
     if compute.num_stopped:
@@ -167,6 +122,12 @@ def outcome(trial: TrialSummary) -> str:
 def audit_note(trial: TrialSummary) -> str:
     """'' for a candidate that the rule has never wanted to stop."""
     return "" if trial.audit is None else f"audited: the rule would have stopped it at step {trial.audit.step}"
+
+
+def reused(summary: Summary) -> str:
+    """', 2 reused from repa-laptop-0123456789ab', or ''."""
+    sources = [trial.reused_from for trial in summary.baselines if trial.reused_from]
+    return f", {len(sources)} reused from {' and '.join(dict.fromkeys(sources))}" if sources else ""
 
 
 def steps(trial: TrialSummary) -> str:

@@ -24,7 +24,7 @@ from prx_model.training.distributed import Workers, joined_workers
 from prx_model.training.window import DivergedError
 from sweeps.audit import audited
 from sweeps.config import build, load_config
-from sweeps.ledger import BASELINE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, peer_curves, verdict_row
+from sweeps.ledger import CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, peer_curves, verdict_row
 from sweeps.locks import only_writer
 from sweeps.resumption import is_over, resumed, stopped_by
 from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
@@ -192,7 +192,7 @@ class _Trial:
 
     def _is_open(self, step: int, looks: list[SuiteResult], config: ExperimentConfig) -> bool:
         task = self.task
-        if task.role == BASELINE or task.metric not in looks[-1].values:
+        if task.role != CANDIDATE or task.metric not in looks[-1].values:
             return True
         stop = build(StopConfig, task.stop, "stop")
         return is_open(
@@ -219,9 +219,9 @@ class _Trial:
         return peer_curves(self.ledger.records(), self.task.trial, self.task.metric)
 
     def _verdict(self, step: int, looks: list[SuiteResult], num_steps: int) -> Verdict | None:
-        """The verdict on the curve with this evaluation added. The baseline is not judged."""
+        """The verdict on the curve with this evaluation added. Baselines and confirmations are not judged."""
         task = self.task
-        if task.role == BASELINE:
+        if task.role != CANDIDATE:
             return None
         baselines = self.ledger.baseline_curves(task.metric)
         stop = build(StopConfig, task.stop, "stop")

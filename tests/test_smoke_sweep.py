@@ -108,7 +108,11 @@ def test_a_sweep_whose_processes_are_killed_goes_on_and_ends(command, paths, tmp
     os.kill((_workers_of(paths) - known).pop(), signal.SIGKILL)
     assert process.wait(timeout=LIMIT_S) == 0, last_log.read_text()
     records = {record.trial: record for record in ledger.records()}
-    assert sorted(records) == ["baseline-seed0", "baseline-seed1", "candidate-000", "candidate-001"]
+    known = {"baseline-seed0", "baseline-seed1", "candidate-000", "candidate-001"}
+    (confirmation,) = (records[name] for name in records.keys() - known)
+    assert confirmation.start.confirms in known
+    assert confirmation.trial == f"{confirmation.start.confirms}-seed1"
+    assert all(row.verdict is None for row in confirmation.evaluations), "a confirmation is not judged"
     assert {record.outcome for record in records.values()} <= {FINISHED, STOPPED}
     for record in records.values():
         steps = [row.step for row in record.evaluations]
@@ -122,6 +126,7 @@ def _check_what_is_left(paths: SweepPaths, output: str) -> None:
     assert "Profile laptop: asked for" not in output
     assert "Dashboard  http://127.0.0.1" in output
     assert "candidate-001" in output
+    assert "1 fresh seed" in output
     assert "raylet" not in output, "Ray's own noise belongs into the log"
     assert "<html" in paths.page.read_text()
     from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel

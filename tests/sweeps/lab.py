@@ -14,7 +14,19 @@ from PIL import Image
 from prx_model.model import MODELS
 from sweeps.audit import audited
 from sweeps.config import to_plain
-from sweeps.ledger import BASELINE, CANDIDATE, FINISHED, STOPPED, End, EvaluationRow, Ledger, Start, verdict_row
+from sweeps.confirmation import Confirm, confirmation_name
+from sweeps.ledger import (
+    BASELINE,
+    CANDIDATE,
+    CONFIRMATION,
+    FINISHED,
+    STOPPED,
+    End,
+    EvaluationRow,
+    Ledger,
+    Start,
+    verdict_row,
+)
 from sweeps.report import Summary, summarise, write_page
 from sweeps.rule import StopConfig, judge
 from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace
@@ -40,7 +52,14 @@ class Lab:
     """A sweep's folder that tests fill."""
 
     def __init__(
-        self, folder: Path, *, candidates: int, question: str = "Which teacher wins?", mode: str = "min"
+        self,
+        folder: Path,
+        *,
+        candidates: int,
+        question: str = "Which teacher wins?",
+        mode: str = "min",
+        seeds: int = 2,
+        confirm: int = 0,
     ) -> None:
         self.space = SearchSpace(
             file="search_spaces/repa.yaml",
@@ -61,8 +80,9 @@ class Lab:
             ),
             points=(),
             stop=StopConfig(),
-            budget=Budget(candidates=candidates, baseline_seeds=2),
+            budget=Budget(candidates=candidates, baseline_seeds=seeds),
             resources=Resources(),
+            confirm=Confirm(best=confirm),
         )
         self.paths = SweepPaths.of(self.space, folder)
         self.paths.create()
@@ -85,17 +105,25 @@ class Lab:
         end_step: int | None = None,
         reason: str = "trained all 200 steps",
         samples: Mapping[int, int] | None = None,
+        confirms: str = "",
+        reused_from: str = "",
     ) -> None:
         """`factor` times one falling curve; `samples`: of the steps that were evaluated on fewer than ALL."""
         chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
         start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
-        self.ledger.append(start)
+        self.ledger.append(replace(start, confirms=confirms, reused_from=reused_from))
         for step in STEPS:
             if step <= until:
                 self.row(name, step, factor, num_samples=(samples or {}).get(step, ALL))
         if outcome is not None:
             log = str(self.paths.trial_log(name))
             self.ledger.append(End(trial=name, outcome=outcome, step=end_step or until, reason=reason, log=log))
+
+    def confirmations(self, candidate: str, *factors: float) -> None:
+        """The candidate's runs with seeds 1, 2, ..."""
+        for seed, factor in enumerate(factors, start=1):
+            name = confirmation_name(candidate, seed)
+            self.trial(name, factor, role=CONFIRMATION, seed=seed, confirms=candidate)
 
     def judged(self, name: str, factors: Sequence[float], *, audit: bool = False, until: int = STEPS[-1]) -> None:
         """A candidate as a worker runs it, with a factor for each step: judged, stopped, or audited instead."""

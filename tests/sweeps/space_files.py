@@ -27,6 +27,7 @@ points:
   - {repa.teacher: dinov2s_saliency, repa.depth: 0.34, repa.weight: 0.5}
 stop: {margin: 1.5, patience: 3}
 budget: {candidates: 6, baseline_seeds: 2}
+confirm: {best: 0}
 profiles:
   laptop:
     model: prx_emoji

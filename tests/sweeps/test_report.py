@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from sweeps.best import luck_of_best
+from sweeps.confirmation import best_record
 from sweeps.costs import Costs
 from sweeps.figure_axes import LABEL_PT, apart
 from sweeps.figures import curve_figure, hollow_note, provenance_line
@@ -21,11 +23,11 @@ from sweeps.ledger import BASELINE, FAILED, STOPPED
 from sweeps.report import Summary, final_lines, final_table, write_page
 from sweeps.rule import compare
 from sweeps.space import Budget
-from sweeps.summary import best_record, luck_of_best
 from tests.sweeps.lab import ALL, BIAS, OBJECTIVE, OTHER, START, STEPS, Lab
 
 SECTIONS = (
     "answer",
+    "confirmation",
     "curves",
     "metrics",
     "samples",
@@ -243,7 +245,7 @@ def test_yes_names_the_candidate_and_both_units(lab: Lab) -> None:
     assert gap < -2
     percent = 100 * (1 - 0.9 / math.sqrt(1.03))
     assert summary.answer == (
-        "Yes: candidate-000 (dinov2s_saliency, depth 1/2, weight 0.422) beats the baseline by "
+        "Yes, on one seed: candidate-000 (dinov2s_saliency, depth 1/2, weight 0.422) beats the baseline by "
         f"{percent:.1f} % ({-gap:.1f} spreads) in {OBJECTIVE} at step 200."
     )
 
@@ -291,7 +293,7 @@ def test_more_is_better_where_the_objective_is_maximised(tmp_path: Path) -> None
     summary = lab.summary()
     assert summary.best is not None
     assert summary.best.trial == "candidate-001"
-    assert summary.answer.startswith("Yes: candidate-001")
+    assert summary.answer.startswith("Yes, on one seed: candidate-001")
     assert [trial.name for trial in summary.ranked()] == ["candidate-001", "candidate-000"]
 
 
@@ -408,7 +410,9 @@ def test_page_while_trials_run(lab: Lab) -> None:
     lab.trial("candidate-004", 1.0, until=0, outcome=None)
     summary, page = lab.summary(), lab.page()
     assert not summary.complete
-    assert summary.answer.startswith("Not answered yet: 3 of 5 candidates have ended; so far candidate-000")
+    assert summary.answer.startswith(
+        "Not answered yet: 3 of 5 candidates have ended; so far, on one seed, candidate-000"
+    )
     assert "not complete" in page
     assert "1 finished, 1 stopped, 1 failed, 2 unfinished" in page
     assert_whole_and_offline(page)

@@ -6,9 +6,10 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from sweeps.agenda import candidate_name, missing_baselines, num_open
 from sweeps.config import deciding, fingerprint, load_config, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, Start
-from sweeps.search import SweepSearch, candidate_name, missing_baselines, num_open
+from sweeps.search import SweepSearch
 from sweeps.space_file import with_budget
 from sweeps.storage import SweepPaths
 from tests.sweeps.space_files import laptop, space_of
@@ -89,7 +90,7 @@ def run(search, ledger, tune_id, values=(9.0, 8.0), outcome=FINISHED):
 
 
 def optunas_trials(search):
-    return [trial for trial in search.optuna._ot_study.trials if trial.state != TrialState.WAITING]
+    return [trial for trial in search.study.optuna.trials if trial.state != TrialState.WAITING]
 
 
 def overrides_of(ledger, trial):
@@ -179,7 +180,7 @@ def test_unfinished_candidates_are_optunas_trials_with_exactly_their_own_setting
     search.on_trial_complete("tune-1", {METRIC: 5.0})
     first, second, _ = optunas_trials(search)
     assert (second.state, second.value) == (TrialState.PRUNED, 5.0)
-    assert second.intermediate_values == {0: 8.0, 1: 5.0}  # what came before the resume is part of the curve
+    assert second.intermediate_values == {60: 8.0, 120: 5.0}  # what came before the resume is part of the curve
     assert first.state == TrialState.RUNNING
 
 
@@ -195,12 +196,12 @@ def test_the_study_is_rebuilt_as_it_was(space, ledger):
     rebuilt = optunas_trials(SweepSearch(space, ledger))
     assert [trial.state for trial in live] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
     assert [trial.value for trial in live] == [7.0, 18.0, None, None]
-    assert live[1].intermediate_values == {0: 19.0, 1: 18.0}
+    assert live[1].intermediate_values == {60: 19.0, 120: 18.0}
     for before, after in zip(live, rebuilt, strict=True):
         assert (after.state, after.value, after.params) == (before.state, before.value, before.params)
         assert after.intermediate_values == before.intermediate_values
         assert after.distributions == before.distributions
-    assert SweepSearch(space, ledger).optuna._ot_study.best_params == POINT
+    assert SweepSearch(space, ledger).study.optuna.best_params == POINT
 
 
 def test_optuna_is_told_every_evaluation_once_however_late_or_often_tune_reports(space, ledger):
@@ -219,7 +220,7 @@ def test_optuna_is_told_every_evaluation_once_however_late_or_often_tune_reports
         end(ledger, "candidate-000", STOPPED)
         search.on_trial_complete("t0", None)
     (trial,) = optunas_trials(search)
-    assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {0: 9.0, 1: 8.0, 2: 7.0})
+    assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {60: 9.0, 120: 8.0, 180: 7.0})
 
 
 def test_optuna_is_told_the_value_on_the_most_samples_and_a_stop_on_all(space, ledger):
@@ -231,7 +232,7 @@ def test_optuna_is_told_the_value_on_the_most_samples_and_a_stop_on_all(space, l
     end(ledger, "candidate-000", STOPPED)
     search.on_trial_complete("t0", None)
     for trials in (optunas_trials(search), optunas_trials(SweepSearch(space, ledger))):
-        assert (trials[0].value, trials[0].intermediate_values) == (7.0, {0: 8.0, 1: 7.0})
+        assert (trials[0].value, trials[0].intermediate_values) == (7.0, {60: 8.0, 120: 7.0})
 
 
 def test_a_trial_without_an_end_in_the_ledger_has_failed_for_optuna(space, ledger):
@@ -246,7 +247,7 @@ def test_baselines_are_none_of_optunas_business(space, ledger):
     search = SweepSearch(space, ledger)
     run(search, ledger, "b0")
     run(search, ledger, "b1", outcome=FAILED)
-    assert search.optuna._ot_study.get_trials(states=[TrialState.RUNNING, TrialState.COMPLETE]) == []
+    assert search.study.optuna.get_trials(states=[TrialState.RUNNING, TrialState.COMPLETE]) == []
 
 
 def test_a_resumed_sweep_does_not_repeat_itself(space, ledger):
@@ -359,5 +360,5 @@ def test_the_best_is_the_largest_where_more_is_better(space, ledger):
     search = SweepSearch(space, ledger)
     for number, value in enumerate((1.0, 3.0, 2.0)):
         run(search, ledger, f"t{number}", values=(value,))
-    for study in (search.optuna._ot_study, SweepSearch(space, ledger).optuna._ot_study):
+    for study in (search.study.optuna, SweepSearch(space, ledger).study.optuna):
         assert study.best_value == 3.0
