@@ -87,8 +87,9 @@ def test_a_sweep_whose_processes_are_killed_goes_on_and_ends(command, paths, tmp
         return any(not record.is_baseline and record.evaluations for record in records)
 
     process = _start(command, first_log)
-    _wait_until(one_candidate_is_under_way, process, first_log)
+    _wait_until(lambda: paths.lock.is_file() and paths.lock.read_text(), process, first_log)
     _is_refused_beside(process, command, tmp_path / "refused.log")
+    _wait_until(one_candidate_is_under_way, process, first_log)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
     ended = {record.trial: paths.trial_ledger(record.trial).read_bytes() for record in ledger.records() if record.end}
