@@ -247,7 +247,7 @@ def table(runs: Sequence[Run], made_with: dict[str, Any], command: str) -> str:
     lines = [
         f"# Chaos: {sum(not run.problems for run in runs)} of {len(runs)} disturbed sweeps gave the undisturbed answer",
         "",
-        "A sweep of 4 trials (`tests/spaces/smoke.yaml`: 2 baseline seeds, 2 candidates, two at a time) of which one",
+        "A sweep of 5 trials (`tests/spaces/smoke.yaml`: 2 baseline seeds, 2 candidates, a confirmation) of which one",
         "process was killed with -9 at a random moment, then the same command until it ended; held against a run that",
         "nobody disturbed. Checked: same trials, outcomes and steps; every number of every evaluation to the bit where",
         "the settings are the same; one end per trial; no trial begun again once it had a checkpoint; page, best model",

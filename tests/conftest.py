@@ -30,15 +30,13 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 
-# Files whose tests start Ray: one after another, because two clusters on two cores are slow, and time-outs are near.
-STARTS_RAY = ("test_encode.py", "test_slots.py", "test_encoded_sweep.py", "test_smoke_sweep.py")
-
-
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, a file's tests stay together: what they share is made once."""
+    """With several processes, a file's tests stay together: what they share is made once. Slow files begin first."""
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow_files)
     for item in items:
-        group = "ray" if item.path.name in STARTS_RAY else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath))))
 
 
 @pytest.fixture

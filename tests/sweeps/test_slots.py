@@ -88,11 +88,13 @@ class _Trial(threading.Thread):
 
 def _shown_tasks(trial: str) -> list[str]:
     """The states of the tasks that Ray's dashboard shows under a trial's name; it learns of them a second later."""
+    import ray
     from ray.util.state import list_tasks
 
+    here = ray.get_runtime_context().gcs_address  # other tests have a Ray of their own, on the same machine
     deadline = time.monotonic() + LIMIT_S
     while True:
-        states = [str(task.state) for task in list_tasks(filters=[("name", "=", trial)])]
+        states = [str(task.state) for task in list_tasks(address=here, filters=[("name", "=", trial)])]
         if states == ["FINISHED"] or time.monotonic() > deadline:
             return states
         time.sleep(0.5)
