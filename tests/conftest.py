@@ -30,13 +30,19 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+# Files whose tests start Ray: one after another, because two clusters on two cores are slow, and time-outs are near.
+STARTS_RAY = ("test_encode.py", "test_encoded_sweep.py", "test_slots.py", "test_smoke_sweep.py")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With several processes, a file's tests stay together: what they share is made once."""
+    group = "ray" if item.path.name in STARTS_RAY else str(item.path.relative_to(item.config.rootpath))
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, a file's tests stay together: what they share is made once. Slow files begin first."""
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath))))
+    """What takes longest begins first."""
+    items.sort(key=lambda item: item.path.name not in STARTS_RAY)
 
 
 @pytest.fixture

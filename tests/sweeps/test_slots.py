@@ -223,8 +223,9 @@ def test_a_full_disk_halts_the_sweep_and_fails_no_trial(address, cache, tmp_path
         waiting = planned_task(paths, cache, "candidate-001", CANDIDATE)
         with open_slots(paths, cache, _resources(), address, most=1, waiting=1) as name:
             assert halted_by(name) == ""
-            trials = [_Trial(name, task), _Trial(name, waiting)]
+            trials = [_Trial(name, task)]
             _wait_for_first_evaluation(trials[0])
+            trials.append(_Trial(name, waiting))  # now, because threads would hand theirs in in any order
             ballast = fill(disk)
             for trial in trials:
                 assert trial.ended().lost is None
