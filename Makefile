@@ -47,7 +47,7 @@ contracts: install ## import-linter: sweeps -> prx_model, never back
 	.venv/bin/lint-imports
 
 tests: install ## pytest with coverage, on two cores; ARGS="-k depth" selects
-	.venv/bin/python -m pytest --cov --cov-report=term --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	.venv/bin/python -m pytest --cov --cov-report=term --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: install ## kill processes of a small sweep at random, 28 times over, and compare; an hour, resumable in build/chaos
 	.venv/bin/python benchmarks/chaos.py --work build/chaos --cache build/chaos/cache $(ARGS)

@@ -30,18 +30,12 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 
-# Files whose tests start Ray: one after another, because two clusters on two cores are slow, and time-outs are near.
+# Files whose tests start Ray, which takes longest.
 STARTS_RAY = ("test_encode.py", "test_encoded_sweep.py", "test_slots.py", "test_smoke_sweep.py")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With several processes, a file's tests stay together: what they share is made once."""
-    group = "ray" if item.path.name in STARTS_RAY else str(item.path.relative_to(item.config.rootpath))
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first."""
+    """What takes longest begins first: of two processes, none is left with it at the end."""
     items.sort(key=lambda item: item.path.name not in STARTS_RAY)
 
 
