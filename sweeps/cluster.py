@@ -165,6 +165,7 @@ def silence_ray(log: Path) -> None:
         logger = logging.getLogger(name)
         for old in list(logger.handlers):
             logger.removeHandler(old)
+            old.close()  # of an earlier call's file; the terminal's stays open
         logger.addHandler(handler)
         logger.propagate = False
     logging.captureWarnings(True)

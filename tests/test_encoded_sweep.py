@@ -24,6 +24,7 @@ SPACE = {
     "stop": {"margin": 2.0, "patience": 2, "grace": 0.2},
     "space": {"repa.depth": {"fraction": [0.4, 1.0]}, "repa.weight": {"log_uniform": [0.1, 1.0]}},
     "budget": {"candidates": 1, "baseline_seeds": 2},
+    "confirm": {"best": 0},  # whether the candidate gets to the end is left to chance here
     "model": {
         "in_channels": 16,
         "patch_size": 2,
