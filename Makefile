@@ -11,7 +11,7 @@ SPACE ?= search_spaces/repa.yaml
 ARGS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help install sweep test lint types contracts tests chaos fuzz lock format clean
+.PHONY: help install sweep test lint types contracts tests coverage chaos fuzz lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,7 +46,10 @@ types: install ## pyright
 contracts: install ## import-linter: sweeps -> prx_model, never back
 	.venv/bin/lint-imports
 
-tests: install ## pytest with coverage, on two cores; ARGS="-k depth" selects
+tests: install ## pytest, on two cores; ARGS="-k depth" selects
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage: install ## the same, and the lines that no test runs; takes half as long again
 	.venv/bin/python -m pytest --cov --cov-report=term --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: install ## kill processes of a small sweep at random, 28 times over, and compare; an hour, resumable in build/chaos

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,6 +20,7 @@ install_import_hook("prx_model", "tests.typechecker.checked")
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from prx_model.model import MODELS, PRXConfig
 from tests.s3_server import s3_bucket, s3_server  # noqa: F401  (fixtures for all tests)
@@ -37,6 +39,19 @@ STARTS_RAY = ("test_encode.py", "test_encoded_sweep.py", "test_slots.py", "test_
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: of two processes, none is left with it at the end."""
     items.sort(key=lambda item: item.path.name not in STARTS_RAY)
+
+
+class _OneRayAtATime(LoadFileScheduling):
+    """A file's tests stay in one process; all that start Ray share one, because two Rays at once starve each other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "Ray" if file.rpartition("/")[2] in STARTS_RAY else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneRayAtATime:
+    return _OneRayAtATime(config, log)
 
 
 @pytest.fixture

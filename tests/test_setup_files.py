@@ -139,7 +139,7 @@ def test_makefile_has_its_targets() -> None:
 
 def test_make_test_runs_every_check_and_pytest_last() -> None:
     plan = subprocess.run(["make", "--dry-run", "test"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    steps = ["ruff check .", "ruff format --check", "bin/pyright", "lint-imports", "pytest --cov"]
+    steps = ["ruff check .", "ruff format --check", "bin/pyright", "lint-imports", "pytest --numprocesses"]
     places = [plan.find(step) for step in steps]
     assert -1 not in places
     assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""One sweep end to end, as a user types it: driver, raylet and worker killed with -9 in turn, and looked at."""
+"""One sweep end to end, as a user types it: interrupted, killed in every place, and looked at."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger
-from sweeps.run import EXIT_BAD_INPUT, EXIT_HALTED
+from sweeps.ledger import FAILED, FINISHED, Ledger, TrialRecord
+from sweeps.run import EXIT_BAD_INPUT, EXIT_HALTED, EXIT_INTERRUPTED, EXIT_TRIAL_FAILED
 from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
 
@@ -26,14 +26,28 @@ LIMIT_S = 420
 
 
 @pytest.fixture
-def command(tmp_path, tmp_path_factory) -> list[str]:
-    folders = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
-    return [sys.executable, "sweeps/run.py", str(SMOKE.relative_to(ROOT)), "--address", "local", *folders]
+def space_file(tmp_path) -> Path:
+    """The smoke sweep with a point to try first that diverges at once; the candidate after it has its own chance."""
+    space = yaml.safe_load(SMOKE.read_text())
+    del space["space"]["repa.weight"]
+    space["space"]["training.learning_rate"] = {"choice": [1e-3, 1e30]}
+    points = ({"repa.depth": 0.5, "training.learning_rate": 1e30}, {"repa.depth": 1.0, "training.learning_rate": 1e-3})
+    space["points"] = [{"repa.teacher": "dinov2s_saliency", **point} for point in points]
+    space["profiles"]["laptop"]["repa"]["weight"] = 0.5
+    file = tmp_path / "smoke.yaml"
+    file.write_text(yaml.safe_dump(space))
+    return file
 
 
 @pytest.fixture
-def paths(tmp_path) -> SweepPaths:
-    return SweepPaths.of(load_space(SMOKE, "laptop"), tmp_path / "results")
+def command(space_file, tmp_path) -> list[str]:
+    folders = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
+    return [sys.executable, "sweeps/run.py", str(space_file), "--address", "local", *folders]
+
+
+@pytest.fixture
+def paths(space_file, tmp_path) -> SweepPaths:
+    return SweepPaths.of(load_space(space_file, "laptop"), tmp_path / "results")
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen:
@@ -78,49 +92,81 @@ def _is_refused_beside(process: subprocess.Popen, command: list[str], log: Path)
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_processes_are_killed_goes_on_and_ends(command, paths, tmp_path):
-    """The driver, then the raylet, then a worker; and what Ray keeps in the sweep's folder is of no use to it."""
-    ledger, first_log, second_log, last_log = Ledger(paths), *(tmp_path / f"{name}.log" for name in "abc")
+def test_a_sweep_that_is_interrupted_and_killed_goes_on_and_ends(command, paths, tmp_path):
+    """Ctrl-C, then -9 for the driver, the raylet and a worker in turn; and one of its trials diverges.
 
-    def one_candidate_is_under_way() -> bool:
-        records = ledger.records() if paths.ledger.is_dir() else []
-        return any(not record.is_baseline and record.evaluations for record in records)
+    One sweep for all of it: what costs time is that Ray starts, once for each.
+    """
+    _interrupt(command, paths, tmp_path / "interrupted.log")
+    ended = _kill_the_driver(command, paths, tmp_path / "driver.log")
+    # What Ray keeps in the sweep's folder is of no use to it.
+    for state in (paths.tune, paths.slots):
+        shutil.rmtree(state)
+    _kill_the_raylet(command, paths, tmp_path / "raylet.log")
+    output = _kill_a_worker(command, paths, tmp_path / "worker.log")
 
-    process = _start(command, first_log)
-    _wait_until(lambda: paths.lock.is_file() and paths.lock.read_text(), process, first_log)
-    _is_refused_beside(process, command, tmp_path / "refused.log")
-    _wait_until(one_candidate_is_under_way, process, first_log)
+    records = {record.trial: record for record in Ledger(paths).records()}
+    confirmed = {"candidate-001", "candidate-001-seed1"}
+    assert records.keys() == {"baseline-seed0", "baseline-seed1", "candidate-000", *confirmed}
+    failed = records.pop("candidate-000")
+    _check_failure(failed, output)
+    assert {record.outcome for record in records.values()} == {FINISHED}
+    assert records["candidate-001-seed1"].start.confirms == "candidate-001"
+    assert all(row.verdict is None for row in records["candidate-001-seed1"].evaluations), "it is not judged"
+    for record in records.values():
+        steps = [row.step for row in record.evaluations]
+        assert steps == [3, 6, 9, 12], "no evaluation is missing and none counts twice"
+    for trial, content in ended.items():
+        assert paths.trial_ledger(trial).read_bytes() == content, f"{trial} had ended and was run again"
+    _check_what_is_left(paths, output)
+
+
+def _interrupt(command: list[str], paths: SweepPaths, log: Path) -> None:
+    process = _start(command, log)
+    _wait_until(lambda: paths.lock.is_file() and paths.lock.read_text(), process, log)
+    _is_refused_beside(process, command, log.with_name("refused.log"))
+    _wait_until(lambda: paths.ledger.is_dir() and Ledger(paths).records(), process, log)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == EXIT_INTERRUPTED, log.read_text()
+    assert "the same command goes on" in log.read_text()
+    assert all(record.end is None for record in Ledger(paths).records()), "an interruption is no failure"
+
+
+def _kill_the_driver(command: list[str], paths: SweepPaths, log: Path) -> dict[str, bytes]:
+    """Once a candidate is under way. Returns the ledgers of the trials that had ended by then."""
+    process, ledger = _start(command, log), Ledger(paths)
+    _wait_until(lambda: any(not it.is_baseline and it.evaluations for it in ledger.records()), process, log)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
     ended = {record.trial: paths.trial_ledger(record.trial).read_bytes() for record in ledger.records() if record.end}
-    assert "baseline-seed0" in ended
+    assert any(name.startswith("baseline") for name in ended)
+    return ended
 
-    for state in (paths.tune, paths.slots):
-        shutil.rmtree(state)
 
-    process = _start(command, second_log)
-    _wait_until(lambda: paths.slots.is_dir() and any(paths.slots.iterdir()), process, second_log)
+def _kill_the_raylet(command: list[str], paths: SweepPaths, log: Path) -> None:
+    process = _start(command, log)
+    _wait_until(lambda: paths.slots.is_dir() and any(paths.slots.iterdir()), process, log)
     os.kill(_raylet_of(process.pid), signal.SIGKILL)
-    assert process.wait(timeout=60) == EXIT_HALTED, second_log.read_text()
-    assert "halted: Ray has died (its raylet); the same command goes on" in second_log.read_text()
+    assert process.wait(timeout=60) == EXIT_HALTED, log.read_text()
+    assert "halted: Ray has died (its raylet); the same command goes on" in log.read_text()
 
-    known, process = _workers_of(paths), _start(command, last_log)
-    _wait_until(lambda: _workers_of(paths) - known, process, last_log)
+
+def _kill_a_worker(command: list[str], paths: SweepPaths, log: Path) -> str:
+    """And let the sweep end. Returns what the command has said."""
+    known, process = _workers_of(paths), _start(command, log)
+    _wait_until(lambda: _workers_of(paths) - known, process, log)
     os.kill((_workers_of(paths) - known).pop(), signal.SIGKILL)
-    assert process.wait(timeout=LIMIT_S) == 0, last_log.read_text()
-    records = {record.trial: record for record in ledger.records()}
-    known = {"baseline-seed0", "baseline-seed1", "candidate-000", "candidate-001"}
-    (confirmation,) = (records[name] for name in records.keys() - known)
-    assert confirmation.start.confirms in known
-    assert confirmation.trial == f"{confirmation.start.confirms}-seed1"
-    assert all(row.verdict is None for row in confirmation.evaluations), "a confirmation is not judged"
-    assert {record.outcome for record in records.values()} <= {FINISHED, STOPPED}
-    for record in records.values():
-        steps = [row.step for row in record.evaluations]
-        assert steps == [3, 6, 9, 12][: len(steps)], "no evaluation is missing and none counts twice"
-    for trial, content in ended.items():
-        assert paths.trial_ledger(trial).read_bytes() == content, f"{trial} had ended and was run again"
-    _check_what_is_left(paths, last_log.read_text())
+    assert process.wait(timeout=LIMIT_S) == EXIT_TRIAL_FAILED, log.read_text()
+    return log.read_text()
+
+
+def _check_failure(failed: TrialRecord, output: str) -> None:
+    assert failed.outcome == FAILED
+    assert failed.end is not None
+    assert failed.end.reason.startswith("diverged")
+    for told in (failed.end.reason, failed.end.log):
+        assert told in output
+    assert "DivergedError" in Path(failed.end.log).read_text()
 
 
 def _check_what_is_left(paths: SweepPaths, output: str) -> None:
@@ -128,6 +174,7 @@ def _check_what_is_left(paths: SweepPaths, output: str) -> None:
     assert "Dashboard  http://127.0.0.1" in output
     assert "candidate-001" in output
     assert "1 fresh seed" in output
+    assert "Traceback" not in output
     assert "raylet" not in output, "Ray's own noise belongs into the log"
     assert "<html" in paths.page.read_text()
     from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
@@ -135,45 +182,7 @@ def _check_what_is_left(paths: SweepPaths, output: str) -> None:
     model = PRXTransformer2DModel.from_pretrained(paths.best_model, subfolder="transformer")
     assert model.config.depth == 2
     checkpoints = sorted(path.parent.parent.name for path in paths.trials.glob("*/checkpoint_*/state.pt"))
-    assert len(checkpoints) == 1, f"only the best trial keeps its last checkpoint, not {checkpoints}"
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_in_order_and_says_how_to_go_on(command, paths, tmp_path):
-    log = tmp_path / "first.log"
-    process = _start(command, log)
-    _wait_until(lambda: paths.ledger.is_dir() and Ledger(paths).records(), process, log)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130, log.read_text()
-    assert "the same command goes on" in log.read_text()
-    assert all(record.end is None for record in Ledger(paths).records()), "an interruption is no failure"
-
-
-@pytest.mark.slow
-def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(tmp_path):
-    """The point to try first diverges at once; the candidate after it has a chance of its own."""
-    file = tmp_path / "diverges.yaml"
-    space = yaml.safe_load(SMOKE.read_text())
-    del space["space"]["repa.weight"]
-    space["space"]["training.learning_rate"] = {"choice": [1e-3, 1e30]}
-    points = ({"repa.depth": 0.5, "training.learning_rate": 1e30}, {"repa.depth": 1.0, "training.learning_rate": 1e-3})
-    space["points"] = [{"repa.teacher": "dinov2s_saliency", **point} for point in points]
-    space["profiles"]["laptop"]["repa"]["weight"] = 0.5
-    file.write_text(yaml.safe_dump(space))
-    folders = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
-    log = tmp_path / "sweep.log"
-    process = _start([sys.executable, "sweeps/run.py", str(file), "--address", "local", *folders], log)
-    assert process.wait(timeout=LIMIT_S) == 1, log.read_text()
-    paths = SweepPaths.of(load_space(file, "laptop"), tmp_path / "results")
-    failed, other = (Ledger(paths).record(name) for name in ("candidate-000", "candidate-001"))
-    assert failed.outcome == FAILED
-    assert failed.end.reason.startswith("diverged")
-    assert other.outcome == FINISHED
-    output = log.read_text()
-    assert "Traceback" not in output
-    assert failed.end.reason in output
-    assert failed.end.log in output
-    assert "DivergedError" in Path(failed.end.log).read_text()
+    assert checkpoints == ["candidate-001"], "only the best trial keeps its last checkpoint"
 
 
 @pytest.mark.parametrize(

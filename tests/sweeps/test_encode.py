@@ -162,26 +162,12 @@ def _fourth_try(source: Path, store: Path) -> str:
 
 
 @pytest.mark.slow
-def test_one_actor_that_is_killed_and_replaced_makes_what_two_have_made(whole, tmp_path):
+def test_a_killed_command_goes_on_where_it_was_and_outlives_the_kill_of_its_actor(whole, tmp_path, capsys):
+    """The command is killed, then the one actor of the same command's second run; two have made the other data set."""
     source, undisturbed = whole
     store, result = tmp_path / "store", []
     arguments = (source, store, *NAMED, "--rows-per-shard", "2", "--actors", "1")
-    thread = threading.Thread(target=lambda: result.append(encode(*arguments)))
-    thread.start()
-    wait_for(lambda: len(finished(store)) >= 2)
-    tries = (store / WORK_FOLDER / "tries").glob("*.json")
-    last = max(tries, key=lambda file: file.stat().st_mtime_ns)
-    os.kill(json.loads(last.read_text())["process"], signal.SIGKILL)
-    thread.join(LIMIT_S)
-    assert result == [0]
-    _check_same(store, undisturbed)
-
-
-@pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was(whole, tmp_path, capsys):
-    source, undisturbed = whole
-    store = tmp_path / "store"
-    process = command(source, store, *NAMED, "--rows-per-shard", "2", "--actors", "1")
+    process = command(*arguments)
     wait_for(lambda: len(finished(store)) >= 3, process)
     process.kill()
     process.communicate()
@@ -189,7 +175,15 @@ def test_a_killed_command_goes_on_where_it_was(whole, tmp_path, capsys):
     shards = [store / card.name.replace("unit", "train").replace("json", "parquet") for card in finished(store)]
     done = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
     assert len(done) >= 3 - 1
-    assert encode(source, store, *NAMED) == 0
+
+    thread = threading.Thread(target=lambda: result.append(encode(*arguments)))
+    thread.start()
+    wait_for(lambda: len(finished(store)) >= len(shards) + 2)
+    tries = (store / WORK_FOLDER / "tries").glob("*.json")
+    last = max(tries, key=lambda file: file.stat().st_mtime_ns)
+    os.kill(json.loads(last.read_text())["process"], signal.SIGKILL)
+    thread.join(LIMIT_S)
+    assert result == [0]
     assert "of them done already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in done} == done
     _check_same(store, undisturbed)
