@@ -9,6 +9,8 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray lets its workers wait for whatever else the machine does; here that is the other half of the tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from jaxtyping import install_import_hook
 

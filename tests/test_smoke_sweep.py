@@ -52,6 +52,7 @@ def paths(space_file, tmp_path) -> SweepPaths:
 
 def _start(command: list[str], log: Path) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "COV_"))}
+    environment["RAY_worker_niceness"] = "0"  # as in tests.conftest
     with log.open("wb") as file:
         return subprocess.Popen(
             command,
