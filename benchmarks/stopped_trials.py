@@ -52,6 +52,7 @@ def hopeless_space(candidates: int) -> dict[str, Any]:
     space["question"] = "What do stopped trials leave behind?"
     space["space"] = {"training.learning_rate": {"log_uniform": [1e-8, 1e-6]}}
     space["points"] = []
+    space["stop"]["audit"] = 0.0  # an audit would let a tenth of them go on
     space["budget"] = {"candidates": candidates, "baseline_seeds": 3}
     laptop = space["profiles"]["laptop"]
     laptop["training"] |= {"steps": 240, "eval_every_steps": 60}
