@@ -49,8 +49,8 @@ contracts: install ## import-linter: sweeps -> prx_model, never back
 tests: install ## pytest, on two cores; ARGS="-k depth" selects
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-coverage: install ## the same, and the lines that no test runs; takes half as long again
-	.venv/bin/python -m pytest --cov --cov-report=term --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+coverage: ## the same, and the lines that no test runs
+	@$(MAKE) --no-print-directory tests ARGS='--cov --cov-report=term $(ARGS)'
 
 chaos: install ## kill processes of a small sweep at random, 28 times over, and compare; an hour, resumable in build/chaos
 	.venv/bin/python benchmarks/chaos.py --work build/chaos --cache build/chaos/cache $(ARGS)
