@@ -7,6 +7,7 @@ object is what was to be written.
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ from prx_model.data.places import S3_SCHEME
 if TYPE_CHECKING:
     from s3fs import S3FileSystem
 
+PAGE = 1000  # of a listing; the most that S3 gives at once
+SIDE_BY_SIDE = 64
 REFUSED = ("PreconditionFailed", "412")  # the condition of a write does not hold
 
 
@@ -109,7 +112,7 @@ class ObjectPath:
     # -- reading
 
     def read_bytes(self) -> bytes:
-        return self._asked(lambda: client().cat_file(self._full), "read")
+        return self._asked(lambda: client().cat_file(self._full, max_concurrency=1), "read")
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self.read_bytes().decode(encoding, errors)
@@ -170,6 +173,7 @@ class ObjectPath:
         return answer
 
     def _pages(self, start: str = "", **arguments: Any) -> Iterator[Mapping[str, Any]]:
+        arguments = {"MaxKeys": PAGE} | arguments
         arguments |= {"Bucket": self.bucket, "Prefix": f"{self.key}/{start}" if self.key else start}
         while True:
             try:
@@ -183,8 +187,10 @@ class ObjectPath:
 
     async def _get(self) -> Tagged:
         answer = await client()._call_s3("get_object", Bucket=self.bucket, Key=self.key)
-        async with answer["Body"] as body:
-            content = await body.read()
+        try:
+            content = await answer["Body"].read()
+        finally:
+            answer["Body"].close()
         said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         now = parsedate_to_datetime(said) if said else datetime.now(UTC)
         return Tagged(content=content, tag=answer["ETag"], age_s=(now - answer["LastModified"]).total_seconds())
@@ -202,10 +208,16 @@ class ObjectPath:
 
 def read_many(paths: Sequence[ObjectPath]) -> Iterator[bytes]:
     """The content of each, fetched side by side."""
-    fulls = [path._full for path in paths]
-    found: list[Any] = client().cat_ranges(fulls, [None] * len(fulls), [None] * len(fulls), on_error="return")
-    for path, content in zip(paths, found, strict=True):
-        yield path.read_bytes() if isinstance(content, Exception) else content
+
+    async def fetch(some: Sequence[ObjectPath]) -> list[Any]:
+        return await asyncio.gather(
+            *(client()._cat_file(path._full, max_concurrency=1) for path in some), return_exceptions=True
+        )
+
+    for first in range(0, len(paths), SIDE_BY_SIDE):
+        some = paths[first : first + SIDE_BY_SIDE]
+        for path, content in zip(some, _in_loop(lambda some=some: fetch(some)), strict=True):
+            yield content if isinstance(content, bytes) else path.read_bytes()  # now with patience
 
 
 def _in_loop(call: Callable[[], Any]) -> Any:
