@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -12,16 +14,18 @@ from prx_model.kept import Kept
 from prx_model.training import object_storage
 from sweeps import locks, slot
 from sweeps.leases import LeaseLostError, Terms
-from sweeps.ledger import CANDIDATE, FINISHED, EvaluationRow, Ledger
-from sweeps.locations import names_in
+from sweeps.ledger import CANDIDATE, FINISHED, EvaluationRow, Ledger, TrialRecord
+from sweeps.locations import folders_in, names_in
 from sweeps.obstacles import obstacle
 from sweeps.slot import SlotBrokenError
+from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
+from sweeps.sweep import Sweep, collect_checkpoints, keep_best_model
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
 from sweeps.worker import Place, TrialFailedError, train_trial
 from tests.flaky_server import Troubles
-from tests.sweeps.trials import fill_cache, numbers, planned_task
+from tests.sweeps.trials import fill_cache, numbers, planned_task, smoke_space
 
 ALONE = Place(device=torch.device("cpu"))
 TRIAL = "candidate-000"
@@ -77,6 +81,32 @@ def test_a_trial_that_goes_on_on_another_node_has_the_numbers_of_one_on_a_disk(p
     assert latest is not None
     assert latest.name.startswith("checkpoint_000000012")
     assert list(train_trial(task, ALONE, KEPT)) == []  # it has ended
+    _is_kept_as_the_best_model(paths, cache, record)
+
+
+def _is_kept_as_the_best_model(paths: SweepPaths, cache: Path, best: TrialRecord) -> None:
+    planned_task(paths, cache, "candidate-001", CANDIDATE)  # under way: nothing of it is touched
+    (paths.trial_folder("candidate-001") / "checkpoint_000000003" / "state.pt").write_bytes(b"x")
+    sweep = Sweep(space=smoke_space(), paths=paths, cache=cache)
+    for _ in range(2):  # and another time, in place of the first
+        assert keep_best_model(sweep, best) == paths.best_model
+    assert paths.best_model.is_dir()
+    assert {"model_index.json", "README.md"} <= names_in(paths.best_model)
+    index = json.loads((paths.best_model / "model_index.json").read_text())
+    assert index["_class_name"] == "PRXPipeline"
+    assert not (paths.here / "checkpoints").exists()
+    kept = [folder.name for folder in folders_in(paths.trial_folder(best.trial))]
+    assert collect_checkpoints(sweep, best) == 0
+    assert [folder.name for folder in folders_in(paths.trial_folder(best.trial))] == kept
+    assert kept[-1] == "checkpoint_000000012"
+    assert collect_checkpoints(Sweep(space=no_contenders(), paths=paths, cache=cache), None) > 1000
+    assert folders_in(paths.trial_folder(best.trial)) == []
+    assert (paths.trial_folder("candidate-001") / "checkpoint_000000003").is_dir()
+
+
+def no_contenders() -> SearchSpace:
+    space = smoke_space()
+    return dataclasses.replace(space, confirm=dataclasses.replace(space.confirm, best=0))
 
 
 def test_storage_that_does_not_answer_fails_no_trial(stored, cache, undisturbed, troubles: Troubles, monkeypatch):
