@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,17 +154,20 @@ class SweepPaths:
 
 
 def check_writable(root: ObjectPath) -> None:
-    """Raise SpaceError, in one line, where nothing can be written to, read from or removed from S3."""
+    """Raise SpaceError, in one line, where S3 cannot be written to, read, listed or cleared, or knows no conditions."""
     from sweeps.space import SpaceError
 
-    probe = replace(root, pauses_s=HASTE_S) / f".writable-{socket.gethostname()}-{os.getpid()}"
+    probe = replace(root, pauses_s=HASTE_S) / f".writable-{socket.gethostname()}-{uuid.uuid4().hex}"
     try:
-        probe.write_bytes(b"")
-        probe.read_bytes()
-        root.is_dir()
+        made = probe.create(b"1") is not None
+        made_twice = probe.create(b"2") is not None or probe.replace(b"3", '"of another"') is not None
+        is_listed = probe in probe.parent.files(probe.name)
         probe.remove()
     except StorageError as error:
-        allowed = (
-            "allowed is s3://bucket/prefix in a bucket that the AWS settings of this machine reach and may write to"
-        )
+        allowed = "allowed is s3://bucket/prefix that the AWS settings of this machine reach and may write to"
         raise SpaceError(f"--results: {error}; {allowed}") from error
+    if not made or made_twice or not is_listed:
+        problem = (
+            "this storage ignores conditions of a write (If-None-Match, If-Match): nothing would keep out a second"
+        )
+        raise SpaceError(f"--results: {root}: {problem} driver; allowed is storage that knows them, as AWS does")

@@ -1,10 +1,9 @@
-"""What a trial writes beside its ledger: log, heartbeat, checkpoints, sample grids."""
+"""What a trial writes beside its ledger: log, checkpoints, sample grids."""
 
 from __future__ import annotations
 
 import io
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +16,7 @@ from sweeps.locations import Location, write_whole
 from sweeps.object_path import ObjectPath
 from sweeps.storage import SweepPaths
 
-HEARTBEAT_S = 2.0
 FETCHED = "checkpoints"  # on the node's disk: on their way to S3 or from there
-STORED_HEARTBEAT_S = 15.0  # in S3, where every one is paid for
 
 
 def checkpoints_of(paths: SweepPaths, trial: str, workers: Workers) -> Checkpoints:
@@ -47,26 +44,6 @@ def save_samples(images: Tensor, path: Location) -> None:
     content = io.BytesIO()
     Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()).save(content, format="png")
     write_whole(path, content.getvalue())
-
-
-@contextmanager
-def heartbeat(paths: SweepPaths, trial: str, step: Callable[[], int]) -> Iterator[None]:
-    """Write the step every few seconds, so that progress shows between evaluations."""
-    done, place = threading.Event(), paths.heartbeat(trial)
-    period = HEARTBEAT_S if isinstance(place, Path) else STORED_HEARTBEAT_S
-
-    def beat() -> None:
-        while not done.wait(period):
-            with suppress(OSError):  # a full disk is told by what matters more
-                place.write_bytes(str(step()).encode())
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextmanager

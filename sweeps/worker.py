@@ -23,6 +23,7 @@ from prx_model.training.checkpoints import CheckpointError, Checkpoints
 from prx_model.training.distributed import Workers, joined_workers
 from prx_model.training.window import DivergedError
 from sweeps.config import load_config
+from sweeps.heartbeats import heartbeat
 from sweeps.judging import Judge
 from sweeps.ledger import FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.locks import only_writer
@@ -30,7 +31,7 @@ from sweeps.resumption import is_over, resumed, stopped_by
 from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
-from sweeps.trial_folder import checkpoints_of, heartbeat, log_to, save_samples
+from sweeps.trial_folder import checkpoints_of, log_to, save_samples
 
 logger = logging.getLogger("sweeps.worker")
 

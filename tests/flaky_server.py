@@ -20,10 +20,12 @@ class Troubles:
     """What goes wrong with the next requests: 'slow' (503), 'denied' (403), 'cut' (half the body), 'flip' (a changed
     byte), 'lost' (the server behind has done it, and the connection ends without an answer). After them all goes well.
 
-    of: the methods that have trouble. requests: paths seen so far, and in `methods` how.
+    of: the methods that have trouble. dropped: headers, in small letters, that do not come through. requests: paths
+    seen so far, and in `methods` how.
     """
 
     coming: list[str] = field(default_factory=list)
+    dropped: tuple[str, ...] = ()
     of: tuple[str, ...] = ("GET", "PUT", "POST", "DELETE", "HEAD")
     requests: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
@@ -67,7 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
         return received
 
     def _forwarded(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in NOT_FORWARDED}
+        dropped = {*NOT_FORWARDED, *self.troubles.dropped}
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
         kept.setdefault("Content-Type", "application/octet-stream")  # else urllib calls it a form
         request = urllib.request.Request(self.behind + self.path, data=sent or None, headers=kept, method=self.command)
         try:

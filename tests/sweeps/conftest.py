@@ -1,16 +1,24 @@
-"""A sweep's results in S3: a place in an empty bucket, behind a network that fails when a test asks it to."""
+"""What trials need to run; and for results in S3, a place in an empty bucket, behind a network that fails at will."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sweeps import object_path
 from sweeps.object_path import ObjectPath
 from tests.flaky_server import Troubles, flaky_server
+from tests.sweeps.trials import fill_cache
 
 QUICK = (0.001, 0.001, 0.001)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, teachers and reference features of the smoke space."""
+    return fill_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

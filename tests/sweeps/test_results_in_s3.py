@@ -52,6 +52,13 @@ def test_what_is_wrong_with_the_storage_is_one_line_before_anything_starts(hasty
     assert hasty.files() == {}
 
 
+@pytest.mark.parametrize("header", ["if-none-match", "if-match"])
+def test_storage_that_ignores_conditions_is_refused(hasty, troubles: Troubles, capsys, header):
+    troubles.dropped = (header,)
+    assert "ignores conditions of a write (If-None-Match, If-Match)" in _refused(capsys, hasty)
+    assert hasty.files() == {}
+
+
 def test_no_server_and_no_credentials_are_told_too(hasty, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     object_path.client.cache_clear()

@@ -25,16 +25,11 @@ from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
 from sweeps.worker import Place, TrialFailedError, train_trial
 from tests.flaky_server import Troubles
-from tests.sweeps.trials import fill_cache, numbers, planned_task, smoke_space
+from tests.sweeps.trials import numbers, planned_task, smoke_space
 
 ALONE = Place(device=torch.device("cpu"))
 TRIAL = "candidate-000"
 KEPT = Kept()  # a trial's numbers do not depend on what its process has loaded before: tests/sweeps/test_worker.py
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return fill_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
