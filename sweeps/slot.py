@@ -103,6 +103,7 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
     """One trial. Its own failure is recorded as its end and stays here; what breaks the slot leaves it."""
     import ray
 
+    from sweeps.leases import LeaseLostError
     from sweeps.obstacles import obstacle
     from sweeps.worker import TrialFailedError, record_failure, train_trial
 
@@ -111,6 +112,8 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
             told = {**row.metrics, "step": row.step, "num_samples": row.num_samples, "trial": task.trial}
             desk.evaluated.remote(task.trial, told)
     except TrialFailedError as failure:
+        if isinstance(failure.cause, LeaseLostError):  # the trial is another worker's now: nothing to say of it
+            raise SlotBrokenError(f"{task.trial}: {failure.cause}") from failure
         in_the_way = obstacle(failure.cause, task.root)
         if in_the_way is not None:
             ray.get(desk.halt.remote(in_the_way))

@@ -111,6 +111,7 @@ class SearchSpace:
 
     base: a trial's settings before overrides, plain. baseline: the overrides that make it the baseline.
     points: overrides to try first, fractions already resolved. warm_start: folders of earlier sweeps.
+    results: folder or s3:// address of the results, '' where the file does not say.
     """
 
     file: str
@@ -128,6 +129,7 @@ class SearchSpace:
     confirm: Confirm = field(default_factory=Confirm)
     sampler: Sampler = field(default_factory=Sampler)
     warm_start: tuple[str, ...] = ()
+    results: str = ""
 
     def baseline_config(self, seed: int) -> ExperimentConfig:
         return load_config(override(self.base, {**self.baseline, "seed": seed}))
