@@ -102,7 +102,18 @@ def _run(
     choice: cluster.Choice,
     address: str | None,
 ) -> int:
-    from sweeps import locks, plan, preflight, preparation, progress, provenance, raylet, report, sweep
+    from sweeps import (
+        cluster_preflight,
+        locks,
+        plan,
+        preflight,
+        preparation,
+        progress,
+        provenance,
+        raylet,
+        report,
+        sweep,
+    )
     from sweeps.confirmation import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
@@ -122,6 +133,7 @@ def _run(
         with cluster.printing_to(paths.logs / "ray.log"):
             connection = cluster.connect(address, paths.logs / "ray.log")
             cluster.check_state_api(connection.address)
+            cluster_preflight.check_cluster(space, paths, connection, lambda line: console.print(f"Preflight  {line}"))
             console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
             if remotely:
                 preparation.prepare_on_a_node(started, space.resources, caches)

@@ -6,7 +6,7 @@ Rebuilt from the ledger at every start of a sweep.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -30,7 +30,8 @@ class SweepSearch(Searcher):
     Confirmations come last, when every candidate has ended: only then is it known which are the best.
     """
 
-    def __init__(self, space: SearchSpace, ledger: Ledger) -> None:
+    def __init__(self, space: SearchSpace, ledger: Ledger, room: Callable[[], int] | None = None) -> None:
+        """room: trials that there is room for now; Tune itself knows only how many may ever run side by side."""
         super().__init__(metric=space.objective.metric, mode=space.objective.mode)
         self.space, self.ledger = space, ledger
         records = ledger.records()
@@ -40,12 +41,16 @@ class SweepSearch(Searcher):
         self.queue.extend(missing_baselines(space, records))
         self.queue.extend(again(record) for record in unfinished(candidates))
         self.queue.extend(again(r) for r in unfinished(records) if r.start.role == CONFIRMATION)
+        self.room = room
+        self.running: set[str] = set()  # Tune's trial ids of all trials that have not ended
         self.live: set[str] = set()  # Tune's trial ids of candidates that have not ended
         self.names: dict[str, Planned] = {}  # Tune's trial id -> the trial
         self.study = Study(space, candidates, read_earlier(space, ledger.paths).records)
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's settings for Tune; None while there may be one later; or Searcher.FINISHED."""
+        if self.room is not None and len(self.running) >= self.room():
+            return None
         planned = self._next_known() if self.queue else self._next_candidate()
         if planned is None and self.live and self.space.confirm.best:
             return None
@@ -53,6 +58,7 @@ class SweepSearch(Searcher):
         if planned is None:
             return Searcher.FINISHED
         self.names[trial_id] = planned
+        self.running.add(trial_id)
         if planned.role == CANDIDATE:
             self.live.add(trial_id)
         self._record_start(planned)
@@ -107,6 +113,7 @@ class SweepSearch(Searcher):
             self.study.report(record)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.running.discard(trial_id)
         self.live.discard(trial_id)
         if self._is_candidate(trial_id):
             self.on_trial_result(trial_id, {})

@@ -56,6 +56,7 @@ def run_slot(name: str, settings: SlotSettings) -> None:
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=_per_worker(resources),
+            placement_strategy=resources.placement.upper(),
         ),
         run_config=RunConfig(
             name=name,

@@ -14,6 +14,7 @@ from sweeps.rule import StopConfig
 from sweeps.study import Sampler
 
 FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
+PACK, SPREAD, STRICT_PACK, STRICT_SPREAD = PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 
 
 class SpaceError(ValueError):
@@ -56,7 +57,9 @@ class Budget:
 class Resources:
     """What one trial takes. None of it changes a result, so none of it is part of a fingerprint.
 
-    gpus_per_worker: 0 means a share of the GPUs that are there, if any.
+    gpus_per_worker: 0 means a share of the GPUs that are there, if any; a fraction, that workers share a GPU.
+    placement: a trial's workers on as few nodes as there is room on (pack), on one node (strict_pack), on as many
+    as possible (spread), or each on a node of its own (strict_spread).
     trials_per_slot: trials that one set of worker processes trains before it is renewed; 1 gives each its own.
     """
 
@@ -65,6 +68,7 @@ class Resources:
     gpus_per_worker: float = 0
     concurrent_trials: int = 2
     trials_per_slot: int = 50
+    placement: str = PACK
 
     def __post_init__(self) -> None:
         for name in ("workers", "concurrent_trials", "trials_per_slot"):
@@ -75,6 +79,10 @@ class Resources:
                 f"cpus_per_worker, gpus_per_worker: got {self.cpus_per_worker}, {self.gpus_per_worker}, "
                 "allowed is above 0, and 0 or more"
             )
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError(f"gpus_per_worker: got {self.gpus_per_worker}, allowed above 1 is a whole number")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement: got {self.placement!r}, allowed is {listing(PLACEMENTS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
