@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prx_model.weights import Need
-from sweeps.node_types import NodeType, current_offer, shortfall
+from sweeps.config import listing
+from sweeps.node_types import PRICE_LABEL, NodeType, Offer, current_offer, shortfall
 from sweeps.preflight import weight_needs
 from sweeps.space import Resources, SearchSpace, SpaceError
 from sweeps.storage import SweepPaths
@@ -59,7 +60,8 @@ def check_cluster(
     """
     import ray
 
-    missing = shortfall(current_offer(grows=connection.grows), space.resources)
+    offer = current_offer(grows=connection.grows)
+    missing = shortfall(offer, space.resources) or unmeasured(space, offer)
     if missing is not None:
         raise SpaceError(missing)
     here = ray.get_runtime_context().get_node_id()
@@ -72,6 +74,22 @@ def check_cluster(
     problems = problems_of(space, paths, elsewhere)
     if problems:
         raise SpaceError("the cluster cannot run a trial:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+def unmeasured(space: SearchSpace, offer: Offer) -> str | None:
+    """Which limit of the budget would never be reached, whatever trials cost, in one line with what to do."""
+    budget, wanted = space.budget, space.resources
+    if (
+        budget.max_gpu_hours is not None
+        and not wanted.gpus_per_worker
+        and not any(t.amount("GPU") for t in offer.types)
+    ):
+        return "budget.max_gpu_hours: trials take no GPU here; limit budget.max_cpu_hours instead"
+    unpriced = [one.name for one in offer.for_trials(wanted) if one.usd_per_hour is None]
+    if budget.max_cost is not None and unpriced:
+        problem = f"budget.max_cost: nobody says what a node costs ({listing(unpriced)})"
+        return f"{problem}; give the node type the label {PRICE_LABEL}, as in cluster.yaml, or limit hours instead"
+    return None
 
 
 def _holds_a_worker(node: Mapping[str, Any], wanted: Resources) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.space import STRICT_PACK, STRICT_SPREAD, Resources, SpaceError
+from sweeps.usage import Rate, rate_on
 
 NODE_TYPES = "SWEEP_NODE_TYPES"  # node types as JSON, in cluster.yaml's form, where Ray has no file of them (KubeRay)
 BOOTSTRAP = "ray_bootstrap_config.yaml"  # what `ray up` leaves in the head's home folder
@@ -127,6 +128,12 @@ def _per_worker(wanted: Resources) -> dict[str, float]:
 def _remedy(wanted: Resources) -> str:
     looser = ", or set resources.placement: pack" if wanted.placement in (STRICT_PACK, STRICT_SPREAD) else ""
     return f"lower `resources` in the space file{looser}, or give the cluster more (cluster.yaml, {NODE_TYPES})"
+
+
+def held_on(one: NodeType, wanted: Resources) -> Rate:
+    """What a trial holds whose workers are all on nodes of this type."""
+    cpus, gpus = wanted.cpus_per_worker, wanted.gpus_per_worker
+    return rate_on(one.resources, one.usd_per_hour, cpus=cpus, gpus=gpus, workers=wanted.workers)
 
 
 # -- what Ray says

@@ -5,6 +5,8 @@ Rebuilt from the ledger at every start of a sweep.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +18,15 @@ from sweeps.config import deciding, fingerprint, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, CONFIRMATION, Ledger, Start, TrialRecord
 from sweeps.space import SearchSpace
 from sweeps.study import Study
+from sweeps.usage import Usage, limits, usage_of, used_up
 from sweeps.warm_start import read_earlier
+
+BUDGET_LOOK_S = 5.0
+
+
+def is_used_up(space: SearchSpace, ledger: Ledger) -> bool:
+    """Whether a limit of the budget is reached; a budget without limits does not read the ledger."""
+    return bool(limits(space.budget, Usage()) and used_up(space.budget, usage_of(ledger.records())))
 
 
 def _next_number(candidates: Sequence[TrialRecord]) -> int:
@@ -42,6 +52,8 @@ class SweepSearch(Searcher):
         self.queue.extend(again(record) for record in unfinished(candidates))
         self.queue.extend(again(r) for r in unfinished(records) if r.start.role == CONFIRMATION)
         self.room = room
+        self.begun = {record.trial for record in records}  # before this start of the sweep: they are let finish
+        self.used_up, self.looked = False, -math.inf
         self.running: set[str] = set()  # Tune's trial ids of all trials that have not ended
         self.live: set[str] = set()  # Tune's trial ids of candidates that have not ended
         self.names: dict[str, Planned] = {}  # Tune's trial id -> the trial
@@ -51,6 +63,10 @@ class SweepSearch(Searcher):
         """The next trial's settings for Tune; None while there may be one later; or Searcher.FINISHED."""
         if self.room is not None and len(self.running) >= self.room():
             return None
+        if self._budget_is_used_up():
+            self.queue = deque(planned for planned in self.queue if planned.trial in self.begun)
+            if not self.queue:
+                return Searcher.FINISHED
         planned = self._next_known() if self.queue else self._next_candidate()
         if planned is None and self.live and self.space.confirm.best:
             return None
@@ -63,6 +79,13 @@ class SweepSearch(Searcher):
             self.live.add(trial_id)
         self._record_start(planned)
         return {"planned": {"trial": planned.trial, "role": planned.role, "config": self._config(planned)}}
+
+    def _budget_is_used_up(self) -> bool:
+        """By the ledger, and for good; it is not read again with every turn of Tune's loop."""
+        if not self.used_up and time.monotonic() - self.looked > BUDGET_LOOK_S:
+            self.used_up = is_used_up(self.space, self.ledger)
+            self.looked = time.monotonic()
+        return self.used_up
 
     def _next_known(self) -> Planned:
         planned = self.queue.popleft()
@@ -114,6 +137,7 @@ class SweepSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.running.discard(trial_id)
+        self.looked = -math.inf
         self.live.discard(trial_id)
         if self._is_candidate(trial_id):
             self.on_trial_result(trial_id, {})

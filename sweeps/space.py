@@ -38,11 +38,16 @@ class Budget:
     """How many trials: candidates that Optuna may choose, and seeds of the baseline.
 
     reuse_baseline: take over seeds that another sweep in the same results folder has trained alike (sweeps.reuse).
+    max_gpu_hours, max_cpu_hours, max_cost (dollars, by the prices of node types): once one of them is used up, by the
+    ledger, no trial is started any more, and those that run are let finish. null: no limit.
     """
 
     candidates: int = 24
     baseline_seeds: int = 3
     reuse_baseline: bool = True
+    max_gpu_hours: float | None = None
+    max_cpu_hours: float | None = None
+    max_cost: float | None = None
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -51,6 +56,10 @@ class Budget:
             raise ValueError(
                 f"baseline_seeds: got {self.baseline_seeds}, allowed is at least 2: one seed has no spread"
             )
+        for name in ("max_gpu_hours", "max_cpu_hours", "max_cost"):
+            most = getattr(self, name)
+            if most is not None and most <= 0:
+                raise ValueError(f"{name}: got {most:g}, allowed is a number above 0, or null for no limit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 from prx_model.experiment import export_model
 from sweeps import cluster
-from sweeps.agenda import num_open
+from sweeps.agenda import num_open, unfinished
 from sweeps.config import to_plain
 from sweeps.confirmation import contenders
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.node_types import Room
 from sweeps.obstacles import HaltedError
-from sweeps.search import SweepSearch
+from sweeps.search import SweepSearch, is_used_up
 from sweeps.slots import WhenHalted, halted_by, open_slots
 from sweeps.space import Resources, SearchSpace
 from sweeps.storage import SweepPaths
@@ -47,10 +47,11 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
     """
     from ray import tune
 
-    remaining = num_open(sweep.space, sweep.ledger.records())
+    records = sweep.ledger.records()
+    remaining = len(unfinished(records)) if is_used_up(sweep.space, sweep.ledger) else num_open(sweep.space, records)
     resources = cluster.with_gpus_there_are(sweep.space.resources, grows=connection.grows)
     if not remaining:
-        return sweep.ledger.records()
+        return records
     room = Room(wanted=resources, grows=connection.grows)
     search = SweepSearch(sweep.space, sweep.ledger, room)
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(STATE_SNAPSHOT_S)
