@@ -20,6 +20,7 @@ from sweeps.looks import Curve, latest
 from sweeps.rows_kept import rows_of
 from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
+from sweeps.usage import Usage
 
 BASELINE, CANDIDATE, CONFIRMATION = "baseline", "candidate", "confirmation"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
@@ -61,6 +62,7 @@ class EvaluationRow:
     them. Rows of older ledgers have none, and their metrics are on num_samples only.
     start_s: from the trial's hand-over to its worker to its first step, in the first row after a start or a resume.
     data_s: waiting for batches, and checkpoint_s: writing checkpoints, since the row before, as train_s is.
+    cpus, gpus, usd_per_hour: what the trial held, as in sweeps.usage.Rate; rows of older ledgers do not tell.
     """
 
     trial: str
@@ -80,6 +82,9 @@ class EvaluationRow:
     start_s: float = 0.0
     data_s: float = 0.0
     checkpoint_s: float = 0.0
+    cpus: float | None = None
+    gpus: float | None = None
+    usd_per_hour: float | None = None
     kind: str = "evaluation"
     time: float = field(default_factory=time.time)
 
@@ -122,6 +127,7 @@ class TrialRecord:
     num_repeated: int = 0  # evaluations that a resume has made again
     costs: Costs = field(default_factory=Costs)  # repeated work included
     num_sampled: int = 0  # images that evaluations have sampled, repeated ones included
+    usage: Usage = field(default_factory=Usage)  # likewise
 
     @property
     def trial(self) -> str:
@@ -224,6 +230,7 @@ def _record(rows: Sequence[Row]) -> TrialRecord | None:
         num_repeated=len(evaluations) - len(latest),
         costs=Costs.of(rows),
         num_sampled=sum(row.num_samples for row in evaluations),
+        usage=Usage.of(rows),
     )
 
 

@@ -61,6 +61,8 @@ def write_page(
 
 def _head(space: SearchSpace, summary: Summary) -> str:
     state = "" if summary.complete else paragraph("This sweep is not complete: this is how it stands.", "state")
+    if summary.used_up:
+        state += paragraph(f"{summary.used_up[0].upper()}{summary.used_up[1:]}.", "state")
     warning = caution(summary.best) if summary.best else ""
     return (
         f'<header id="answer">\n<p class="kicker">{escape(space.name)}, profile {escape(space.profile)}, '
@@ -77,6 +79,7 @@ def _tiles(summary: Summary) -> str:
     done = sum(trial.outcome == FINISHED for trial in summary.baselines)
     compute, stopped = summary.compute, count(summary.compute.num_stopped, "trial")
     repeated = f", {duration(compute.repeated_s)} of it repeated after resumes" if compute.num_repeated else ""
+    used = f": {compute.usage}" if compute.usage is not None and str(compute.usage) else ""
     tiles = [
         ("Candidates", f"{len(outcomes)} of {max(summary.num_planned, len(outcomes))}", counts or "none started"),
         (
@@ -84,7 +87,7 @@ def _tiles(summary: Summary) -> str:
             f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))}",
             f"seeds finished{reused(summary)}",
         ),
-        ("Compute", duration(compute.spent_s), f"summed over trials{repeated}"),
+        ("Compute", duration(compute.spent_s), f"summed over trials{repeated}{used}"),
         ("Saved by stopping", f"≈ {duration(compute.saved_s)}", f"estimate: {stopped} stopped early"),
     ]
     cells = "".join(

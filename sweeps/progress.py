@@ -19,6 +19,7 @@ from sweeps.rule import compare
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import short_config
+from sweeps.usage import usage_of, used_up
 from sweeps.wording import duration
 
 POLL_S = 1.0
@@ -126,8 +127,13 @@ class Watch:
         running = ", ".join(f"{r.trial} {self._step(r)}/{r.start.num_steps}" for r in self._running(records))
         remaining = self.remaining_s(records)
         left = f", about {duration(remaining)} left" if remaining is not None else ""
+        usage = usage_of(records)
+        used = f", {usage} used" if str(usage) else ""
+        spent = used_up(self.space.budget, usage)
+        if spent:
+            left = f", {spent.partition(':')[0]}"
         elapsed = duration(time.monotonic() - self.started)
-        return f"{ended} of {self.planned} trials ended, {elapsed} gone{left}; running: {running or 'starting'}"
+        return f"{ended} of {self.planned} trials ended, {elapsed} gone{left}{used}; running: {running or 'starting'}"
 
     def _standing(self, records: Sequence[TrialRecord]) -> Table:
         table = Table.grid(padding=(0, 2))

@@ -57,7 +57,7 @@ def provenance(
 
 def recorded_rule(space: SearchSpace) -> dict[str, Any]:
     """What the trials of a sweep are judged by: with it the ledger can be judged again, whoever reads it."""
-    return {"objective": to_plain(space.objective), "stop": to_plain(space.stop)}
+    return {"objective": to_plain(space.objective), "stop": to_plain(space.stop), "budget": to_plain(space.budget)}
 
 
 def append_start(path: Location, start: dict[str, Any]) -> None:

@@ -105,7 +105,18 @@ def _run(
     choice: cluster.Choice,
     address: str | None,
 ) -> int:
-    from sweeps import locks, plan, preflight, preparation, progress, provenance, raylet, report, sweep
+    from sweeps import (
+        cluster_preflight,
+        locks,
+        plan,
+        preflight,
+        preparation,
+        progress,
+        provenance,
+        raylet,
+        report,
+        sweep,
+    )
     from sweeps.confirmation import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
@@ -126,6 +137,7 @@ def _run(
         with sent_at_the_end(log, paths.logs / log.name), cluster.printing_to(log):
             connection = cluster.connect(address, log)
             cluster.check_state_api(connection.address)
+            cluster_preflight.check_cluster(space, paths, connection, lambda line: console.print(f"Preflight  {line}"))
             console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
             if remotely:
                 preparation.prepare_on_a_node(started, space.resources, caches)

@@ -12,13 +12,14 @@ from typing import Any
 from prx_model.experiment import export_model
 from prx_model.training.distributed import Workers
 from sweeps import cluster
-from sweeps.agenda import num_open
+from sweeps.agenda import num_open, unfinished
 from sweeps.config import to_plain
 from sweeps.confirmation import contenders
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.locations import Location, publish
+from sweeps.node_types import Room
 from sweeps.obstacles import HaltedError
-from sweeps.search import SweepSearch
+from sweeps.search import SweepSearch, is_used_up
 from sweeps.slots import WhenHalted, halted_by, open_slots
 from sweeps.space import Resources, SearchSpace
 from sweeps.storage import SweepPaths
@@ -49,14 +50,15 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
     """
     from ray import tune
 
-    search = SweepSearch(sweep.space, sweep.ledger)
-    remaining = num_open(sweep.space, sweep.ledger.records())
-    resources = cluster.with_gpus_there_are(sweep.space.resources)
+    records = sweep.ledger.records()
+    remaining = len(unfinished(records)) if is_used_up(sweep.space, sweep.ledger) else num_open(sweep.space, records)
+    resources = cluster.with_gpus_there_are(sweep.space.resources, grows=connection.grows)
     if not remaining:
-        return sweep.ledger.records()
-    side_by_side = cluster.concurrent_trials(resources)
+        return records
+    room = Room(wanted=resources, grows=connection.grows)
+    search = SweepSearch(sweep.space, sweep.ledger, room)
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(STATE_SNAPSHOT_S)
-    slots = open_slots(sweep.paths, sweep.cache, resources, connection.address, most=side_by_side, waiting=remaining)
+    slots = open_slots(sweep.paths, sweep.cache, resources, connection.address, most=room, waiting=remaining)
     with slots as desk:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(sweep, resources, desk), cluster.driver_resources()),
@@ -64,7 +66,7 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
                 search_alg=search,
                 num_samples=remaining,
                 reuse_actors=True,  # the driver of a trial is a process: one serves several
-                max_concurrent_trials=side_by_side,
+                max_concurrent_trials=resources.concurrent_trials,  # of them, as many as there is room for
                 trial_name_creator=lambda trial: trial.config.get("planned", {}).get("trial", trial.trial_id),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,17 +32,19 @@ from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import checkpoints_of, log_to, save_samples
+from sweeps.usage import Rate
 
 logger = logging.getLogger("sweeps.worker")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a trial runs: one of so many workers, on a device."""
+    """Where a trial runs: one of so many workers, on a device. rate: what the trial holds."""
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    rate: Rate = field(default_factory=Rate)
 
     def workers(self, config: ExperimentConfig) -> Workers:
         """All workers of the trial, in the process group that Ray Train has made."""
@@ -223,6 +225,7 @@ class _Trial:
             peak_memory_bytes=peak_memory_bytes(),
             resumed_from=resumed_from,
             verdict=verdict_row(verdict),
+            **asdict(self.place.rate),
         )
 
     def _record(self, row: EvaluationRow, images: Tensor, verdict: Verdict | None) -> None:
