@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweeps.node_types import Offer, current_offer, shortfall, trials_that_fit
 from sweeps.obstacles import HaltedError
 from sweeps.space import Resources, SpaceError
 from sweeps.space_file import profiles_of, resolve
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CLUSTER, LAPTOP = "cluster", "laptop"
+HEAD_RESOURCE = "node:__internal_head__"  # Ray's own: 1 on the head
 DRIVER_SLOTS = 1_000  # the custom resource that trial drivers take; on a cluster it is declared for the head node
 
 
@@ -45,12 +47,10 @@ def choose_profile(content: Mapping[str, Any], file: Path, asked: str | None, ad
     if CLUSTER not in profiles:
         return Choice(profile=LAPTOP, reason="the file has no cluster profile")
     needed = resolve(content, file=file, profile=CLUSTER).resources
-    gpus = _gpus_of(address)
-    wanted = needed.workers * needed.gpus_per_worker
-    if gpus >= wanted:
-        return Choice(profile=CLUSTER, reason=f"the Ray cluster at {address} can hold a trial ({gpus:g} GPUs)")
-    reason = f"the Ray cluster at {address} has {gpus:g} GPUs, a trial of the cluster profile needs {wanted:g}"
-    return Choice(profile=LAPTOP, reason=reason)
+    missing = shortfall(_offer_at(address), needed)
+    if missing is None:
+        return Choice(profile=CLUSTER, reason=f"the Ray cluster at {address} can hold a trial")
+    return Choice(profile=LAPTOP, reason=f"the Ray cluster at {address} cannot hold a trial of {CLUSTER}: {missing}")
 
 
 def running_address(asked: str | None) -> str | None:
@@ -77,32 +77,18 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _gpus_of(address: str) -> float:
-    """GPUs that the cluster has, or may grow to, by what its autoscaler says."""
-    import ray
-
+def _offer_at(address: str) -> Offer:
     connect(address, Path(os.devnull))
-    total = float(ray.cluster_resources().get("GPU", 0))
-    return max(total, _gpus_to_grow_to())
-
-
-def _gpus_to_grow_to() -> float:
-    """GPUs of all node types at their maximum, from the autoscaler's own configuration; 0 where there is none."""
-    import yaml
-
-    config = Path.home() / "ray_bootstrap_config.yaml"
-    if not config.exists():
-        return 0.0
-    types = (yaml.safe_load(config.read_text()) or {}).get("available_node_types", {})
-    return sum(float(t.get("resources", {}).get("GPU", 0)) * float(t.get("max_workers", 0)) for t in types.values())
+    return current_offer(grows=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """A Ray cluster that this process is connected to."""
+    """A Ray cluster that this process is connected to. grows: it was there before, and may have an autoscaler."""
 
     address: str
     dashboard: str | None
+    grows: bool = False
 
 
 def connect(address: str | None, log: Path) -> Connection:
@@ -115,6 +101,7 @@ def connect(address: str | None, log: Path) -> Connection:
         # Nobody takes this machine away with a notice, and each watcher is a process that a slot waits for.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")  # an autoscaled GPU node boots for minutes
+    os.environ.setdefault("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")  # 3.11.4 and 3.11.9 understand each other
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the record
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
     # A trial that fails before its first evaluation has no metric to report; Tune would end the whole sweep.
@@ -123,7 +110,8 @@ def connect(address: str | None, log: Path) -> Connection:
     silence_ray(log)
     if not ray.is_initialized():  # choosing the profile may have joined the cluster already
         _initialise(address)
-    return Connection(address=ray.get_runtime_context().gcs_address, dashboard=_dashboard_url())
+    gcs = ray.get_runtime_context().gcs_address
+    return Connection(address=gcs, dashboard=_dashboard_url(), grows=address is not None)
 
 
 def _initialise(address: str | None) -> None:
@@ -140,9 +128,12 @@ def _initialise(address: str | None) -> None:
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
     except Exception as error:  # Ray raises bare ones, and several kinds of its own
+        told = " ".join(str(error).split())
+        if "Version mismatch" in told:
+            raise HaltedError(f"{told}; install the same Ray and Python here and there (requirements.lock)") from error
         what = f"Ray at {address} cannot be joined" if address else "Ray did not start on this machine"
         raise HaltedError(
-            f"{what}: {' '.join(str(error).split())[:300]}; see to that (a busy machine can be too slow for Ray's "
+            f"{what}: {told[:300]}; see to that (a busy machine can be too slow for Ray's "
             "own time limits), then give the same command again"
         ) from error
 
@@ -193,32 +184,24 @@ def check_state_api(address: str) -> None:
         ) from error
 
 
-def concurrent_trials(resources: Resources) -> int:
-    """Trials that run side by side: as many as the cluster holds, at most what the profile asks for."""
-    import ray
-
-    total = ray.cluster_resources()
-    cpus = total.get("CPU", 1) // (resources.workers * resources.cpus_per_worker)
-    fitting = max(1, int(cpus))
-    if resources.gpus_per_worker > 0:
-        gpus = max(total.get("GPU", 0), _gpus_to_grow_to())
-        fitting = max(1, int(gpus // (resources.workers * resources.gpus_per_worker)))
-    return min(fitting, resources.concurrent_trials)
-
-
-def with_gpus_there_are(resources: Resources) -> Resources:
+def with_gpus_there_are(resources: Resources, *, grows: bool) -> Resources:
     """A profile that asks for no GPU shares those of the cluster, so that a laptop's GPU is used."""
     import ray
 
     gpus = ray.cluster_resources().get("GPU", 0)
     if resources.gpus_per_worker > 0 or not gpus:
         return resources
-    workers = concurrent_trials(resources) * resources.workers
+    workers = max(1, trials_that_fit(current_offer(grows=grows), resources)) * resources.workers
     return replace(resources, gpus_per_worker=min(1.0, gpus / workers))
 
 
 def driver_resources() -> dict[str, float]:
-    """What a trial's light driver reserves: a slot on the head where there are such, else next to nothing."""
+    """What a trial's light driver reserves. No CPU, so that slots, which come first, cannot leave it without.
+
+    A slot on the head where there are such; else next to nothing of a resource that every head has.
+    """
     import ray
 
-    return {"CPU": 0, "driver": 1} if ray.cluster_resources().get("driver", 0) >= 1 else {"CPU": 0.01}
+    if ray.cluster_resources().get("driver", 0) >= 1:
+        return {"CPU": 0, "driver": 1}
+    return {"CPU": 0, HEAD_RESOURCE: 1 / DRIVER_SLOTS}

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweeps.usage import Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ class Compute:
     repeated_s: float = 0.0
     num_sampled: int = 0
     num_full: int = 0
+    usage: Usage | None = None
 
     @property
     def spent_s(self) -> float:

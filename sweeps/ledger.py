@@ -1,28 +1,26 @@
-"""The ledger: one append-only file per trial, the only truth about a sweep.
+"""The ledger: append-only rows of every trial, the only truth about a sweep. How they are kept: sweeps.rows_kept.
 
 Three kinds of row: `start` (what the trial is), `evaluation` (what was measured and decided), `end` (how it ended).
-A row is one line of JSON, written with a single write and fsync: after a kill there is the whole line, or a torn last
-line that readers skip. After a resume an evaluation can stand there twice, because its row is written before its
+A row is one line of JSON. After a resume an evaluation can stand there twice, because its row is written before its
 checkpoint (the other order could lose it); readers take the later one.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
-from prx_model.data.durable import flush_folder, write_file
 from sweeps.costs import Costs
+from sweeps.locations import Location
 from sweeps.looks import Curve, latest
+from sweeps.rows_kept import rows_of
 from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
+from sweeps.usage import Usage
 
 BASELINE, CANDIDATE, CONFIRMATION = "baseline", "candidate", "confirmation"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
@@ -64,6 +62,7 @@ class EvaluationRow:
     them. Rows of older ledgers have none, and their metrics are on num_samples only.
     start_s: from the trial's hand-over to its worker to its first step, in the first row after a start or a resume.
     data_s: waiting for batches, and checkpoint_s: writing checkpoints, since the row before, as train_s is.
+    cpus, gpus, usd_per_hour: what the trial held, as in sweeps.usage.Rate; rows of older ledgers do not tell.
     """
 
     trial: str
@@ -83,6 +82,9 @@ class EvaluationRow:
     start_s: float = 0.0
     data_s: float = 0.0
     checkpoint_s: float = 0.0
+    cpus: float | None = None
+    gpus: float | None = None
+    usd_per_hour: float | None = None
     kind: str = "evaluation"
     time: float = field(default_factory=time.time)
 
@@ -125,6 +127,7 @@ class TrialRecord:
     num_repeated: int = 0  # evaluations that a resume has made again
     costs: Costs = field(default_factory=Costs)  # repeated work included
     num_sampled: int = 0  # images that evaluations have sampled, repeated ones included
+    usage: Usage = field(default_factory=Usage)  # likewise
 
     @property
     def trial(self) -> str:
@@ -162,40 +165,25 @@ class TrialRecord:
 
 
 class Ledger:
-    """Appends to, and reads, the ledger of a sweep. Cheap to make; keeps nothing in memory."""
+    """Appends to, and reads, the ledger of a sweep. Cheap to make."""
 
     def __init__(self, paths: SweepPaths) -> None:
         self.paths = paths
+        self._kept = rows_of(paths)
 
     def append(self, row: Row) -> None:
         """Write one row, durably. Rows of one trial come from one writer at a time. A NaN is a ValueError.
 
         Raises OSError, with the path, where the row could not be written whole; readers skip what there is of it.
         """
-        path = self.paths.trial_ledger(row.trial)
         if isinstance(row, Start) and row.order is None:
             row = replace(row, order=self._next_order())
-        line = _line(row)
-        new = not path.exists()
-        if not new and not _ends_with_newline(path):
-            line = b"\n" + line  # the torn line becomes one of its own
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            _write_all(descriptor, line)
-            os.fsync(descriptor)
-        except OSError as error:
-            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from error
-        finally:
-            os.close(descriptor)
-        if new:
-            flush_folder(path.parent)
+        self._kept.append(row.trial, _line(row))
 
     def adopt(self, rows: Iterable[Row]) -> None:
-        """Write all rows of a trial that this ledger does not know: the whole file, or none of it."""
+        """Write all rows of a trial that this ledger does not know: all of them, or none."""
         rows = [replace(row, order=self._next_order()) if isinstance(row, Start) else row for row in rows]
-        path = self.paths.trial_ledger(rows[0].trial)
-        assert not path.exists(), path
-        write_file(path, lambda file: file.write(b"".join(map(_line, rows))))
+        self._kept.adopt(rows[0].trial, b"".join(map(_line, rows)))
 
     def _next_order(self) -> int:
         starts = [record.start.order for record in self.records()]
@@ -203,42 +191,47 @@ class Ledger:
 
     def rows(self, trial: str) -> list[Row]:
         """All rows of a trial in the order of writing. A torn line is skipped: its row will be written again."""
-        path = self.paths.trial_ledger(trial)
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        return [row for line in lines if line and (row := _parse(line, path)) is not None]
+        return _rows(self._kept.of(trial), self.paths.trial_ledger(trial))
 
     def trials(self) -> list[str]:
         """Names of all trials that were started, in the order of their start."""
-        records = self.records()
-        return [record.trial for record in records]
+        return [record.trial for record in self.records()]
 
     def record(self, trial: str) -> TrialRecord | None:
         """What is known of a trial; None before its start row is whole."""
-        rows = self.rows(trial)
-        start = next((row for row in rows if isinstance(row, Start)), None)
-        if start is None:
-            return None
-        evaluations = [row for row in rows if isinstance(row, EvaluationRow)]
-        latest = {row.step: row for row in evaluations}
-        ends = [row for row in rows if isinstance(row, End)]
-        return TrialRecord(
-            start=start,
-            evaluations=tuple(latest[step] for step in sorted(latest)),
-            end=ends[-1] if ends else None,
-            num_repeated=len(evaluations) - len(latest),
-            costs=Costs.of(rows),
-            num_sampled=sum(row.num_samples for row in evaluations),
-        )
+        return _record(self.rows(trial))
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, in the order of their start."""
-        names = [path.stem for path in self.paths.ledger.glob("*.jsonl")]
-        records = [record for name in names if (record := self.record(name)) is not None]
-        return sorted(records, key=_by_start)
+        """Every trial, in the order of their start; by one reading."""
+        found = [_record(_rows(kept, self.paths.trial_ledger(trial))) for trial, kept in self._kept.all().items()]
+        return sorted((record for record in found if record is not None), key=_by_start)
 
     def baseline_curves(self, metric: str) -> list[Curve]:
         """The curves of all baseline seeds that have not failed."""
         return baseline_curves(self.records(), metric)
+
+
+def _rows(contents: Iterable[bytes], path: Location) -> list[Row]:
+    lines = (line for content in contents for line in content.split(b"\n"))
+    return [row for line in lines if line and (row := _parse(line, path)) is not None]
+
+
+def _record(rows: Sequence[Row]) -> TrialRecord | None:
+    start = next((row for row in rows if isinstance(row, Start)), None)
+    if start is None:
+        return None
+    evaluations = [row for row in rows if isinstance(row, EvaluationRow)]
+    latest = {row.step: row for row in evaluations}
+    ends = [row for row in rows if isinstance(row, End)]
+    return TrialRecord(
+        start=start,
+        evaluations=tuple(latest[step] for step in sorted(latest)),
+        end=ends[-1] if ends else None,
+        num_repeated=len(evaluations) - len(latest),
+        costs=Costs.of(rows),
+        num_sampled=sum(row.num_samples for row in evaluations),
+        usage=Usage.of(rows),
+    )
 
 
 def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
@@ -305,7 +298,7 @@ def _line(row: Row) -> bytes:
         raise ValueError(f"{', '.join(odd) or error}; allowed are finite numbers") from error
 
 
-def _parse(line: bytes, path: Path) -> Row | None:
+def _parse(line: bytes, path: Location) -> Row | None:
     try:
         row = json.loads(line)
     except ValueError:
@@ -316,20 +309,3 @@ def _parse(line: bytes, path: Path) -> Row | None:
         return _KINDS[row["kind"]](**row)
     except (KeyError, TypeError) as error:
         raise LedgerError(f"{path}: not a row of this version's ledger: {line[:80]!r}") from error
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    """A disk that fills up takes a part; asking for the rest tells what is wrong."""
-    while content:
-        written = os.write(descriptor, content)
-        if not written:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        content = content[written:]
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -1,4 +1,5 @@
-"""What is no trial's fault: a disk that takes no more, a folder that can no longer be written, a Ray that is gone.
+"""What is no trial's fault: a disk that takes no more, a folder that can no longer be written, storage that does not
+answer, a Ray that is gone.
 
 A trial that meets one of them has not failed. It stays unfinished, the sweep halts with one line that says what to do,
 and the same command goes on.
@@ -9,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+
+from prx_model.data.patience import StorageError
 
 _REMEDIES = {
     errno.ENOSPC: "free some space there",
@@ -31,6 +34,8 @@ def obstacle(error: BaseException, root: object) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, HaltedError):
             return str(cause)
+        if (trouble := _with_storage(cause)) is not None:
+            return trouble
         number = cause.errno if isinstance(cause, OSError) else None
         # Other libraries, and errors that come from another process, keep the words alone.
         number = number if number in _REMEDIES else next((n for n in _REMEDIES if os.strerror(n) in str(cause)), None)
@@ -38,6 +43,15 @@ def obstacle(error: BaseException, root: object) -> str | None:
             place = getattr(cause, "filename", None) or root
             return f"{place}: {os.strerror(number)}; {_REMEDIES[number]}, then the same command goes on"
     return None
+
+
+def _with_storage(error: BaseException) -> str | None:
+    """One line where object storage is in the way; what it takes to a disk here may be stopped by that disk."""
+    told = " ".join(str(error).split())
+    ours = isinstance(error, StorageError) or StorageError.__name__ in told  # as another process tells it
+    if not ours or any(os.strerror(number) in told for number in _REMEDIES):
+        return None
+    return f"{told}; when the storage answers again, the same command goes on"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from prx_model.data.durable import write_file
 from prx_model.metrics.table import METRICS
 from sweeps import figures
 from sweeps.findings import caution
 from sweeps.ledger import FAILED, FINISHED, STOPPED
+from sweeps.locations import Location, write_whole
 from sweeps.page_confirmation import confirmation_section
 from sweeps.page_costs import costs_section
 from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
@@ -31,7 +30,9 @@ WIDE_IN, NARROW_IN = 10.5, 4.6  # the main figure on a screen and on a phone
 PANEL_IN = (4.5, 3.2)
 
 
-def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> Path:
+def write_page(
+    space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]
+) -> Location:
     """Write paths.page as a whole or not at all, and return it. `starts` is what sweeps.provenance has recorded."""
     sections = [
         _head(space, summary),
@@ -54,12 +55,14 @@ def write_page(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: 
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
-    write_file(paths.page, lambda file: file.write(page.encode()))
+    write_whole(paths.page, page.encode())
     return paths.page
 
 
 def _head(space: SearchSpace, summary: Summary) -> str:
     state = "" if summary.complete else paragraph("This sweep is not complete: this is how it stands.", "state")
+    if summary.used_up:
+        state += paragraph(f"{summary.used_up[0].upper()}{summary.used_up[1:]}.", "state")
     warning = caution(summary.best) if summary.best else ""
     return (
         f'<header id="answer">\n<p class="kicker">{escape(space.name)}, profile {escape(space.profile)}, '
@@ -76,6 +79,7 @@ def _tiles(summary: Summary) -> str:
     done = sum(trial.outcome == FINISHED for trial in summary.baselines)
     compute, stopped = summary.compute, count(summary.compute.num_stopped, "trial")
     repeated = f", {duration(compute.repeated_s)} of it repeated after resumes" if compute.num_repeated else ""
+    used = f": {compute.usage}" if compute.usage is not None and str(compute.usage) else ""
     tiles = [
         ("Candidates", f"{len(outcomes)} of {max(summary.num_planned, len(outcomes))}", counts or "none started"),
         (
@@ -83,7 +87,7 @@ def _tiles(summary: Summary) -> str:
             f"{done} of {max(summary.num_planned_seeds, len(summary.baselines))}",
             f"seeds finished{reused(summary)}",
         ),
-        ("Compute", duration(compute.spent_s), f"summed over trials{repeated}"),
+        ("Compute", duration(compute.spent_s), f"summed over trials{repeated}{used}"),
         ("Saved by stopping", f"≈ {duration(compute.saved_s)}", f"estimate: {stopped} stopped early"),
     ]
     cells = "".join(
@@ -255,6 +259,5 @@ def _failures(paths: SweepPaths, summary: Summary) -> str:
 
 def _log_link(paths: SweepPaths, log: str) -> str:
     """The log's path; a link where it lies in the sweep's folder, beside the page."""
-    if not log or not Path(log).is_relative_to(paths.root):
-        return escape(log or "none")
-    return f'<a href="{escape(Path(log).relative_to(paths.root).as_posix())}">{escape(log)}</a>'
+    beside = log.removeprefix(f"{paths.root}/")
+    return escape(log or "none") if beside == log else f'<a href="{escape(beside)}">{escape(log)}</a>'

@@ -6,7 +6,8 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
+
+from sweeps.locations import Location
 
 JPEG_QUALITY = 88
 
@@ -63,8 +64,8 @@ def picture(wide: str, narrow: str, alt: str) -> str:
     return f'<picture>{source}<img src="{wide}" alt="{escape(alt)}"></picture>'
 
 
-def image_uri(path: Path, side_px: int) -> str | None:
-    """A picture from disk: as it is up to `side_px` wide and high, else scaled down as JPEG. None if unreadable."""
+def image_uri(path: Location, side_px: int) -> str | None:
+    """A picture: as it is up to `side_px` wide and high, else scaled down as JPEG. None if unreadable."""
     from PIL import Image
 
     try:

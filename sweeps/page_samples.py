@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from sweeps.locations import names_in
 from sweeps.page_elements import image_uri, paragraph, section
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
@@ -49,8 +50,8 @@ def _best_trial(summary: Summary) -> TrialSummary | None:
 
 def _sample_steps(paths: SweepPaths, trial: TrialSummary) -> list[int]:
     """Steps whose grid is there; the picture is written after the row, so that the last may be missing."""
-    known = sorted({step for curve in trial.curves.values() for step in curve})
-    return [step for step in known if paths.sample_grid(trial.name, step).is_file()]
+    known, there = {step for curve in trial.curves.values() for step in curve}, names_in(paths.samples_of(trial.name))
+    return [step for step in sorted(known) if paths.sample_grid(trial.name, step).name in there]
 
 
 def _spread_over(items: Sequence[int], most: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,13 +22,15 @@ from prx_model.training.loop import optimizer_step
 from prx_model.training.state import TrainState
 from sweeps.agenda import baseline_name, most_confirmations, num_open
 from sweeps.config import listing
-from sweeps.ledger import Ledger
+from sweeps.ledger import Ledger, TrialRecord
+from sweeps.node_types import autoscaler_config, held_on, offer_of
 from sweeps.preflight import stored_manifest, weight_findings
 from sweeps.reuse import Found, lines
 from sweeps.rule import ADAPTIVE
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths
 from sweeps.study import RANDOM
+from sweeps.usage import HOUR_S, limits, usage_of, used_up
 from sweeps.warm_start import read_earlier
 from sweeps.wording import count, duration
 
@@ -46,6 +49,8 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths, found: F
     records = Ledger(paths).records() if paths.ledger.is_dir() else []
     known = {record.trial for record in records}
     reused = sum(baseline_name(one.seed) not in known for one in found.reusable)
+    remaining = num_open(space, records) - reused
+    measured = seconds_per_trial(config) if remaining else None
     rows = [
         ("Question", space.question or "none given"),
         ("Model", _model_line(space, config)),
@@ -64,7 +69,9 @@ def print_plan(console: Console, space: SearchSpace, paths: SweepPaths, found: F
             for m, t in flattered
         ],
         *[("Weights", finding.line) for finding in weight_findings(space)],
-        ("Time", estimate(space, config, num_open(space, records) - reused)),
+        ("Time", estimate(space, measured, remaining)),
+        ("Cost", costs_line(space, measured, remaining)),
+        *[("Budget", line) for line in budget_lines(space, records)],
         ("Results", str(paths.root)),
     ]
     for name, text in rows:
@@ -160,13 +167,12 @@ def _confirming_line(space: SearchSpace) -> str:
     return f"{which} again with seed{'s' * (len(seeds) > 1)} {listing(seeds)}, when all have ended"
 
 
-def estimate(space: SearchSpace, config: ExperimentConfig, remaining: int) -> str:
-    """The time of the trials that are still open, by what a step takes here."""
+def estimate(space: SearchSpace, measured: float | None, remaining: int) -> str:
+    """The time of the trials that are still open, by what a step takes here. measured: seconds of a trial."""
     if not remaining:
         return "nothing is left to run"
-    measured = seconds_per_trial(config)
     if measured is None:
-        steps = config.training.steps
+        steps = space.baseline_config(space.first_seed).training.steps
         published = steps / 3.5  # PRX ablations, REPA runs: 3.46 to 3.66 batches of 256 a second on their cluster
         return (
             f"not measurable on this machine; at the PRX ablations' published 3.5 steps a second "
@@ -176,6 +182,37 @@ def estimate(space: SearchSpace, config: ExperimentConfig, remaining: int) -> st
     waves = -(-remaining // at_a_time)
     whole = waves * measured + SLOT_START_S
     return f"about {duration(measured)} a trial, {duration(whole)} for {remaining} trials if none is stopped early"
+
+
+def costs_line(space: SearchSpace, measured: float | None, remaining: int) -> str:
+    """What a trial holds, what that costs on the node types that hold it, and, where a trial was timed, all of them."""
+    held = space.resources
+    gpus, cpus = held.workers * held.gpus_per_worker, held.workers * held.cpus_per_worker
+    types = [one for one in offer_of((), autoscaler_config()).for_trials(held) if one.usd_per_hour]
+    prices = [
+        f"${rate.usd_per_hour:,.2f} on {one.name}"
+        for one in types
+        for rate in [held_on(one, held)]
+        if rate.usd_per_hour is not None
+    ]
+    what = f"{gpus:g} GPU-hours" if gpus else f"{cpus:g} CPU-hours"
+    price = (
+        f", or {' or '.join(prices)}" if prices else "; node types tell no price (label usd-per-hour)" if gpus else ""
+    )
+    whole = ""
+    if measured is not None and remaining and not gpus:
+        whole = f"; about {remaining * measured * cpus / HOUR_S:.2g} CPU-hours for {remaining} trials"
+    return f"an hour of a trial is {what}{price}{whole}"
+
+
+def budget_lines(space: SearchSpace, records: Sequence[TrialRecord]) -> list[str]:
+    """A line for every limit, and one where a limit is reached."""
+    usage = usage_of(records)
+    lines = [
+        f"{used:.3g} of {most:g} {unit} used; at {most:g} no trial is started any more (budget.{name})"
+        for name, used, most, unit in limits(space.budget, usage)
+    ]
+    return [*lines, *filter(None, [used_up(space.budget, usage)])]
 
 
 def seconds_per_trial(config: ExperimentConfig) -> float | None:

@@ -12,7 +12,7 @@ from sweeps.space import SearchSpace, SpaceError
 
 def weight_findings(space: SearchSpace) -> list[Finding]:
     """Weights of the space's metrics, teachers and autoencoder that are not whole on this machine."""
-    return check_weights(list(_needs(space)))
+    return check_weights(list(weight_needs(space)))
 
 
 def check_weights_at_hand(space: SearchSpace) -> None:
@@ -22,7 +22,8 @@ def check_weights_at_hand(space: SearchSpace) -> None:
         raise SpaceError("pretrained weights are missing on this machine:\n" + "\n".join(f"  {it}" for it in missing))
 
 
-def _needs(space: SearchSpace) -> Iterator[Need]:
+def weight_needs(space: SearchSpace) -> Iterator[Need]:
+    """Of the space's metrics, teachers and autoencoder."""
     config = space.baseline_config(space.first_seed)
     for metric in config.evaluation.metrics:
         yield from metric_needs(metric)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from prx_model.data.patience import StorageError
+from sweeps.heartbeats import Heartbeats
 from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord, baseline_curves
 from sweeps.rule import compare
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import short_config
+from sweeps.usage import usage_of, used_up
 from sweeps.wording import duration
 
 POLL_S = 1.0
@@ -38,8 +41,10 @@ class Watch:
     done_at_start: float = 0.0
     depth: int = 0  # of the model, kept because every poll tells it
     num_samples: int = 0  # of a whole evaluation, likewise
+    heartbeats: Heartbeats = field(init=False)
 
     def __post_init__(self) -> None:
+        self.heartbeats = Heartbeats(self.paths)
         records = Ledger(self.paths).records()
         self.seen = {event for record in records for event in _events(record)}
         self.done_at_start = self._steps_done(records)
@@ -104,10 +109,7 @@ class Watch:
 
     def _step(self, record: TrialRecord) -> int:
         """The step a running trial has come to, by its heartbeat."""
-        try:
-            return max(record.last_step, int(self.paths.heartbeat(record.trial).read_text()))
-        except (OSError, ValueError):
-            return record.last_step
+        return max(record.last_step, self.heartbeats.step(record.trial))
 
     def _steps_done(self, records: Sequence[TrialRecord]) -> float:
         """Trials' worth of work that needs no more doing: an ended trial is whole, however early it ended."""
@@ -125,8 +127,13 @@ class Watch:
         running = ", ".join(f"{r.trial} {self._step(r)}/{r.start.num_steps}" for r in self._running(records))
         remaining = self.remaining_s(records)
         left = f", about {duration(remaining)} left" if remaining is not None else ""
+        usage = usage_of(records)
+        used = f", {usage} used" if str(usage) else ""
+        spent = used_up(self.space.budget, usage)
+        if spent:
+            left = f", {spent.partition(':')[0]}"
         elapsed = duration(time.monotonic() - self.started)
-        return f"{ended} of {self.planned} trials ended, {elapsed} gone{left}; running: {running or 'starting'}"
+        return f"{ended} of {self.planned} trials ended, {elapsed} gone{left}{used}; running: {running or 'starting'}"
 
     def _standing(self, records: Sequence[TrialRecord]) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -156,7 +163,8 @@ def watching(watch: Watch) -> Iterator[None]:
 
         def follow() -> None:
             while not done.wait(POLL_S):
-                show(watch.poll())
+                with suppress(StorageError):  # whoever writes there tells of it
+                    show(watch.poll())
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()

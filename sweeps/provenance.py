@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps.config import to_plain
+from sweeps.locations import Location, write_whole
 
 if TYPE_CHECKING:
     from sweeps.space import SearchSpace
@@ -56,20 +57,23 @@ def provenance(
 
 def recorded_rule(space: SearchSpace) -> dict[str, Any]:
     """What the trials of a sweep are judged by: with it the ledger can be judged again, whoever reads it."""
-    return {"objective": to_plain(space.objective), "stop": to_plain(space.stop)}
+    return {"objective": to_plain(space.objective), "stop": to_plain(space.stop), "budget": to_plain(space.budget)}
 
 
-def append_start(path: Path, start: dict[str, Any]) -> None:
-    torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("a") as file:
-        file.write("\n" * torn + json.dumps(start) + "\n")
+def append_start(path: Location, start: dict[str, Any]) -> None:
+    """By the sweep's only driver, now and then: the file is written anew."""
+    before = path.read_bytes() if path.is_file() else b""
+    torn = b"\n" * (before != b"" and not before.endswith(b"\n"))
+    write_whole(path, before + torn + json.dumps(start).encode() + b"\n")
 
 
-def read_starts(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
+def read_starts(path: Location) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return []
     starts = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             starts.append(json.loads(line))
         except ValueError:  # torn by a kill

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prx_model.metrics.table import METRICS
 from sweeps.config import build, listing
+from sweeps.ledger import Ledger
+from sweeps.locations import Location
 from sweeps.provenance import read_starts
 from sweeps.rule import StopConfig
 from sweeps.space import Objective
@@ -29,7 +30,7 @@ class Recorded:
     stop: StopConfig | None
 
 
-def sweep_of(folder: Path) -> SweepPaths:
+def sweep_of(folder: Location) -> SweepPaths:
     """The sweep whose results, or whose ledger, lie in the folder."""
     allowed = "allowed is the folder of a sweep's results, or the folder 'ledger' in it"
     if not folder.is_dir():
@@ -37,7 +38,7 @@ def sweep_of(folder: Path) -> SweepPaths:
     folder = folder.absolute()
     inside = folder.name == "ledger" and not (folder / "ledger").is_dir()
     paths = SweepPaths(folder.parent if inside else folder)
-    if not any(paths.ledger.glob("*.jsonl")):
+    if not Ledger(paths).trials():
         raise RecordedError(f"{folder}: no ledger of a trial in it; {allowed}")
     return paths
 

@@ -11,12 +11,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
 from sweeps.config import nearest
 from sweeps.ledger import CANDIDATE, Ledger, TrialRecord, baseline_curves
+from sweeps.locations import location
 from sweeps.looks import MIN_SEEDS
 from sweeps.recorded import RecordedError, recorded, sweep_of
 from sweeps.replay import replay
@@ -37,7 +37,7 @@ NEEDED, OTHERS = ("margin", "patience", "grace"), ("min_seeds", "evaluation")  #
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ledger", metavar="LEDGER", type=Path, help="folder of a sweep's results, or its ledger")
+    parser.add_argument("ledger", metavar="LEDGER", type=location, help="folder or s3:// address of a sweep's results")
     rule = parser.add_argument_group("the rule; what is not given is as the sweep had it")
     rule.add_argument("--margin", type=float, metavar="X", help="gap in spreads above which an evaluation is a strike")
     rule.add_argument("--patience", type=int, metavar="N", help="so many strikes in a row stop a candidate")

@@ -63,6 +63,8 @@ def final_lines(summary: Summary, paths: SweepPaths) -> list[str]:
     if summary.best is not None:
         lines.append(f"best (*): {summary.best.trial}, {summary.best.config}. {caution(summary.best)}")
     lines.append(f"compute: {compute_sentence(summary.compute)}")
+    if summary.used_up:
+        lines.append(f"budget: {summary.used_up}")
     lines.append(f"stopping: {stopping_line(summary)}")
     if summary.compute.spent_s:
         lines.append(f"time: {time_sentence(summary.compute)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,20 +38,23 @@ def resumed(
     """The run at its newest checkpoint; at its beginning where there is none, or none that can be built on.
 
     A checkpoint that cannot be read, or that is ahead of the ledger, as after a power cut on a disk that had promised
-    too much, goes away: the trial starts over, to the same numbers. All workers call it together.
+    too much, goes away: the trial starts over, or from the one in reserve, to the same numbers. All workers call it
+    together.
     record: of the trial, on rank 0; None on the others, whose view of the ledger may be older.
     any_of_us: whether one worker at least says so, known to all.
     """
-    run, checkpoint = open_run(), checkpoints.latest()
-    if checkpoint is None:
-        return run
-    problem = _problem(run, checkpoint, record)
-    if not any_of_us(bool(problem)):
-        return run
-    logger.warning("%s cannot be built on, the trial starts over: %s", checkpoint, problem or "another worker says so")
-    if checkpoints.workers.rank == 0:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    return open_run()
+    passed_over: set[str] = set()
+    while True:
+        run, checkpoint = open_run(), checkpoints.latest()
+        if checkpoint is None or checkpoint.name in passed_over:  # one that would not go
+            return run
+        problem = _problem(run, checkpoint, record)
+        if not any_of_us(bool(problem)):
+            return run
+        back = "the one in reserve is looked at" if checkpoints.has_reserve else "the trial starts over"
+        logger.warning("%s cannot be built on, %s: %s", checkpoint, back, problem or "another worker says so")
+        passed_over.add(checkpoint.name)
+        checkpoints.remove(checkpoint)
 
 
 def _problem(run: Experiment, checkpoint: Path, record: TrialRecord | None) -> str:

@@ -6,16 +6,15 @@ digits, on the machine. Only a finished baseline that agrees in all of these is 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sweeps.agenda import baseline_name, missing_baselines
 from sweeps.config import deciding, fingerprint, listing, to_plain
 from sweeps.ledger import FINISHED, Ledger, Start, TrialRecord
+from sweeps.locations import Location, copy_files, folders_in
 from sweeps.provenance import read_starts
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
@@ -40,7 +39,7 @@ class Reusable:
     """A finished baseline of another sweep, whose folder `source` lies beside this one's."""
 
     seed: int
-    source: Path
+    source: Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +87,7 @@ def adopt(found: Found, paths: SweepPaths) -> None:
             for row in Ledger(source).rows(trial)
         ]
         # Pictures first: what the ledger knows of is there.
-        if (source.samples / trial).is_dir():
-            shutil.copytree(source.samples / trial, paths.samples / trial, dirs_exist_ok=True)
+        copy_files(source.samples_of(trial), paths.samples_of(trial))
         Ledger(paths).adopt(rows)
 
 
@@ -109,8 +107,7 @@ def lines(found: Found, records: Sequence[TrialRecord]) -> list[str]:
 
 
 def _other_sweeps(paths: SweepPaths) -> list[SweepPaths]:
-    results = paths.root.parent
-    folders = [SweepPaths(folder) for folder in sorted(results.iterdir())] if results.is_dir() else []
+    folders = [SweepPaths(folder) for folder in folders_in(paths.root.parent)]
     return [folder for folder in folders if folder.root != paths.root and folder.ledger.is_dir()]
 
 

@@ -20,15 +20,16 @@ from typing import Any  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
-from prx_model.data.durable import write_file  # noqa: E402
 from sweeps import cluster, reuse  # noqa: E402
 from sweeps.config import ConfigError  # noqa: E402
 from sweeps.ledger import FAILED, LedgerError  # noqa: E402
+from sweeps.locations import location, sent_at_the_end, write_whole  # noqa: E402
 from sweeps.obstacles import obstacle  # noqa: E402
 from sweeps.space import SearchSpace, SpaceError  # noqa: E402
 from sweeps.space_file import read_space, resolve, with_budget  # noqa: E402
 from sweeps.storage import SweepPaths  # noqa: E402
 
+RESULTS = "results"
 EXIT_TRIAL_FAILED, EXIT_BAD_INPUT, EXIT_HALTED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
@@ -44,7 +45,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--plan", action="store_true", help="print all that would run, and run nothing")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of the results (default: results)"
+        "--results",
+        type=location,
+        help="folder of the results, or s3://bucket/prefix (default: the file's, or results)",
     )
     parser.add_argument(
         "--cache", type=Path, default=Path("cache"), help="folder of encoded data and features (default: cache)"
@@ -70,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        in_the_way = obstacle(error, options.results)
+        in_the_way = obstacle(error, options.results or RESULTS)
         if in_the_way is None:
             raise
         print(f"halted: {in_the_way}", file=sys.stderr)
@@ -84,7 +87,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     address = cluster.running_address(options.address)
     choice = cluster.choose_profile(content, options.space, options.profile, address)
     space = with_budget(resolve(content, file=options.space, profile=choice.profile), candidates=options.candidates)
-    paths = SweepPaths.of(space, options.results)
+    paths = SweepPaths.of(space, options.results or location(space.results or RESULTS), options.cache)
     console.print(f"Profile {choice.profile}: {choice.reason}.", highlight=False)
     if options.plan:
         plan.print_plan(console, space, paths, _reusable(options, space, paths, _made_with(space, choice)))
@@ -102,14 +105,25 @@ def _run(
     choice: cluster.Choice,
     address: str | None,
 ) -> int:
-    from sweeps import locks, plan, preflight, preparation, progress, provenance, raylet, report, sweep
+    from sweeps import (
+        cluster_preflight,
+        locks,
+        plan,
+        preflight,
+        preparation,
+        progress,
+        provenance,
+        raylet,
+        report,
+        sweep,
+    )
     from sweeps.confirmation import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
-    with locks.only_driver(paths) as warning:
+    with locks.only_driver(paths, _halt_at_once_for) as warning:
         if warning:
             console.print(f"Warning: {warning}", highlight=False)
-        write_file(paths.space, lambda file: file.write(options.space.read_bytes()))
+        write_whole(paths.space, options.space.read_bytes())
         made_with = _made_with(space, choice)
         provenance.append_start(paths.starts, made_with | provenance.recorded_rule(space))
         preflight.check_weights_at_hand(space)
@@ -119,9 +133,11 @@ def _run(
         found = _reusable(options, space, paths, made_with)
         reuse.adopt(found, paths)
         plan.print_plan(console, space, paths, found)
-        with cluster.printing_to(paths.logs / "ray.log"):
-            connection = cluster.connect(address, paths.logs / "ray.log")
+        log = paths.ray_log
+        with sent_at_the_end(log, paths.logs / log.name), cluster.printing_to(log):
+            connection = cluster.connect(address, log)
             cluster.check_state_api(connection.address)
+            cluster_preflight.check_cluster(space, paths, connection, lambda line: console.print(f"Preflight  {line}"))
             console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
             if remotely:
                 preparation.prepare_on_a_node(started, space.resources, caches)
@@ -158,9 +174,9 @@ def _reusable(
     return reuse.find(space, paths, made_with)
 
 
-def _halt_at_once() -> None:
+def _halt_at_once(why: str = "Ray has died (its raylet)") -> None:
     """Ray is gone, and would end this process in a moment, with an exit code that means something else."""
-    print("\nhalted: Ray has died (its raylet); the same command goes on", file=sys.__stderr__, flush=True)
+    print(f"\nhalted: {why}; the same command goes on", file=sys.__stderr__, flush=True)
     os._exit(EXIT_HALTED)
 
 
@@ -173,6 +189,11 @@ def _leave(code: int) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _halt_at_once_for(holder: str) -> None:
+    """Another driver has taken over: what this one would still do, it would do twice."""
+    _halt_at_once(f"this sweep is run by {holder}, since nothing was heard of this process for too long")
 
 
 if __name__ == "__main__":

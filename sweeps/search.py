@@ -5,8 +5,10 @@ Rebuilt from the ledger at every start of a sweep.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -16,7 +18,15 @@ from sweeps.config import deciding, fingerprint, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, CONFIRMATION, Ledger, Start, TrialRecord
 from sweeps.space import SearchSpace
 from sweeps.study import Study
+from sweeps.usage import Usage, limits, usage_of, used_up
 from sweeps.warm_start import read_earlier
+
+BUDGET_LOOK_S = 5.0
+
+
+def is_used_up(space: SearchSpace, ledger: Ledger) -> bool:
+    """Whether a limit of the budget is reached; a budget without limits does not read the ledger."""
+    return bool(limits(space.budget, Usage()) and used_up(space.budget, usage_of(ledger.records())))
 
 
 def _next_number(candidates: Sequence[TrialRecord]) -> int:
@@ -30,7 +40,8 @@ class SweepSearch(Searcher):
     Confirmations come last, when every candidate has ended: only then is it known which are the best.
     """
 
-    def __init__(self, space: SearchSpace, ledger: Ledger) -> None:
+    def __init__(self, space: SearchSpace, ledger: Ledger, room: Callable[[], int] | None = None) -> None:
+        """room: trials that there is room for now; Tune itself knows only how many may ever run side by side."""
         super().__init__(metric=space.objective.metric, mode=space.objective.mode)
         self.space, self.ledger = space, ledger
         records = ledger.records()
@@ -40,12 +51,22 @@ class SweepSearch(Searcher):
         self.queue.extend(missing_baselines(space, records))
         self.queue.extend(again(record) for record in unfinished(candidates))
         self.queue.extend(again(r) for r in unfinished(records) if r.start.role == CONFIRMATION)
+        self.room = room
+        self.begun = {record.trial for record in records}  # before this start of the sweep: they are let finish
+        self.used_up, self.looked = False, -math.inf
+        self.running: set[str] = set()  # Tune's trial ids of all trials that have not ended
         self.live: set[str] = set()  # Tune's trial ids of candidates that have not ended
         self.names: dict[str, Planned] = {}  # Tune's trial id -> the trial
         self.study = Study(space, candidates, read_earlier(space, ledger.paths).records)
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's settings for Tune; None while there may be one later; or Searcher.FINISHED."""
+        if self.room is not None and len(self.running) >= self.room():
+            return None
+        if self._budget_is_used_up():
+            self.queue = deque(planned for planned in self.queue if planned.trial in self.begun)
+            if not self.queue:
+                return Searcher.FINISHED
         planned = self._next_known() if self.queue else self._next_candidate()
         if planned is None and self.live and self.space.confirm.best:
             return None
@@ -53,10 +74,18 @@ class SweepSearch(Searcher):
         if planned is None:
             return Searcher.FINISHED
         self.names[trial_id] = planned
+        self.running.add(trial_id)
         if planned.role == CANDIDATE:
             self.live.add(trial_id)
         self._record_start(planned)
         return {"planned": {"trial": planned.trial, "role": planned.role, "config": self._config(planned)}}
+
+    def _budget_is_used_up(self) -> bool:
+        """By the ledger, and for good; it is not read again with every turn of Tune's loop."""
+        if not self.used_up and time.monotonic() - self.looked > BUDGET_LOOK_S:
+            self.used_up = is_used_up(self.space, self.ledger)
+            self.looked = time.monotonic()
+        return self.used_up
 
     def _next_known(self) -> Planned:
         planned = self.queue.popleft()
@@ -107,6 +136,8 @@ class SweepSearch(Searcher):
             self.study.report(record)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.running.discard(trial_id)
+        self.looked = -math.inf
         self.live.discard(trial_id)
         if self._is_candidate(trial_id):
             self.on_trial_result(trial_id, {})

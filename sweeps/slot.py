@@ -11,12 +11,14 @@ import gc
 import logging
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeps.node_types import price_of
 from sweeps.task import Task
+from sweeps.usage import Rate, rate_on
 
 if TYPE_CHECKING:
     from sweeps.space import Resources
@@ -51,11 +53,17 @@ def run_slot(name: str, settings: SlotSettings) -> None:
     resources = settings.resources
     trainer = TorchTrainer(
         serve,
-        train_loop_config={"slot": name, "desk": settings.desk, "trials": resources.trials_per_slot},
+        train_loop_config={
+            "slot": name,
+            "desk": settings.desk,
+            "trials": resources.trials_per_slot,
+            "held": _per_worker(resources),
+        },
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=_per_worker(resources),
+            placement_strategy=resources.placement.upper(),
         ),
         run_config=RunConfig(
             name=name,
@@ -87,7 +95,8 @@ def serve(settings: dict[str, Any]) -> None:
     from sweeps.worker import Place
 
     context = train.get_context()
-    place = Place(device=_device(), rank=context.get_world_rank(), world_size=context.get_world_size())
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    place = Place(device=_device(), rank=rank, world_size=world_size, rate=_rate_here(settings["held"], world_size))
     desk: Any = ray.get_actor(settings["desk"])
     kept = Kept()
     attempt = _attempt(place.world_size)
@@ -103,6 +112,7 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
     """One trial. Its own failure is recorded as its end and stays here; what breaks the slot leaves it."""
     import ray
 
+    from sweeps.leases import LeaseLostError
     from sweeps.obstacles import obstacle
     from sweeps.worker import TrialFailedError, record_failure, train_trial
 
@@ -111,6 +121,8 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
             told = {**row.metrics, "step": row.step, "num_samples": row.num_samples, "trial": task.trial}
             desk.evaluated.remote(task.trial, told)
     except TrialFailedError as failure:
+        if isinstance(failure.cause, LeaseLostError):  # the trial is another worker's now: nothing to say of it
+            raise SlotBrokenError(f"{task.trial}: {failure.cause}") from failure
         in_the_way = obstacle(failure.cause, task.root)
         if in_the_way is not None:
             ray.get(desk.halt.remote(in_the_way))
@@ -126,6 +138,18 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
         return
     if place.rank == 0:
         ray.get(desk.finished.remote(slot))
+
+
+def _rate_here(held: Mapping[str, float], workers: int) -> Rate:
+    """What a trial holds, by what its first worker holds and by the price of this node."""
+    import ray
+
+    context = ray.get_runtime_context()
+    price = price_of(context.get_node_labels())
+    node = {}
+    if price is not None:
+        node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    return rate_on(node, price, cpus=held["CPU"], gpus=held.get("GPU", 0.0), workers=workers)
 
 
 def check_device(device: Any) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +40,11 @@ class TrialLostError(RuntimeError):
 
 @contextmanager
 def open_slots(
-    paths: SweepPaths, cache: Path, resources: Resources, address: str, *, most: int, waiting: int
+    paths: SweepPaths, cache: Path, resources: Resources, address: str, *, most: int | Callable[[], int], waiting: int
 ) -> Iterator[str]:
     """Hold at most `most` slots while the body runs; yields the name that `in_a_slot` needs.
 
+    most: asked again and again where it is a function.
     waiting: trials that are about to come; slots for them start at once.
     """
     import ray
@@ -57,8 +58,9 @@ def open_slots(
     # The questions of slots and drivers would bury the trials in the dashboard's table of tasks.
     desk = actor.options(num_cpus=0, name=name, scheduling_strategy=node, enable_task_events=False).remote(IDLE_S)
     settings = SlotSettings(desk=name, resources=resources, storage=str(paths.slots), cache=str(cache), address=address)
-    pool = _Pool(desk=desk, settings=settings, most=most)
-    pool.open(min(most, waiting))
+    room = (lambda: most) if isinstance(most, int) else most
+    pool = _Pool(desk=desk, settings=settings, most=room)
+    pool.open(min(room(), waiting))
     try:
         yield name
     except BaseException:
@@ -130,7 +132,7 @@ class _Pool:
 
     desk: Any
     settings: SlotSettings
-    most: int
+    most: Callable[[], int]
     live: dict[str, threading.Thread] = field(default_factory=dict)
     num_started: int = 0
     false_starts: int = 0
@@ -146,12 +148,12 @@ class _Pool:
     def _keep(self) -> None:
         while not self.closing.wait(LOOK_S):
             try:
-                demand = _answer(self.desk.demand.remote())
+                demand, most = _answer(self.desk.demand.remote()), self.most()
             except Exception:  # the cluster is going down, and the driver knows
                 return
             with self.lock:
                 starting = len(self.live) - demand["joined"]
-                wanted = min(demand["waiting"] - demand["idle"] - starting, self.most - len(self.live))
+                wanted = min(demand["waiting"] - demand["idle"] - starting, most - len(self.live))
             for _ in range(max(0, wanted)):
                 self._start_slot()
 

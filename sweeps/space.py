@@ -14,6 +14,7 @@ from sweeps.rule import StopConfig
 from sweeps.study import Sampler
 
 FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
+PACK, SPREAD, STRICT_PACK, STRICT_SPREAD = PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 
 
 class SpaceError(ValueError):
@@ -37,11 +38,16 @@ class Budget:
     """How many trials: candidates that Optuna may choose, and seeds of the baseline.
 
     reuse_baseline: take over seeds that another sweep in the same results folder has trained alike (sweeps.reuse).
+    max_gpu_hours, max_cpu_hours, max_cost (dollars, by the prices of node types): once one of them is used up, by the
+    ledger, no trial is started any more, and those that run are let finish. null: no limit.
     """
 
     candidates: int = 24
     baseline_seeds: int = 3
     reuse_baseline: bool = True
+    max_gpu_hours: float | None = None
+    max_cpu_hours: float | None = None
+    max_cost: float | None = None
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -50,13 +56,19 @@ class Budget:
             raise ValueError(
                 f"baseline_seeds: got {self.baseline_seeds}, allowed is at least 2: one seed has no spread"
             )
+        for name in ("max_gpu_hours", "max_cpu_hours", "max_cost"):
+            most = getattr(self, name)
+            if most is not None and most <= 0:
+                raise ValueError(f"{name}: got {most:g}, allowed is a number above 0, or null for no limit")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What one trial takes. None of it changes a result, so none of it is part of a fingerprint.
 
-    gpus_per_worker: 0 means a share of the GPUs that are there, if any.
+    gpus_per_worker: 0 means a share of the GPUs that are there, if any; a fraction, that workers share a GPU.
+    placement: a trial's workers on as few nodes as there is room on (pack), on one node (strict_pack), on as many
+    as possible (spread), or each on a node of its own (strict_spread).
     trials_per_slot: trials that one set of worker processes trains before it is renewed; 1 gives each its own.
     """
 
@@ -65,6 +77,7 @@ class Resources:
     gpus_per_worker: float = 0
     concurrent_trials: int = 2
     trials_per_slot: int = 50
+    placement: str = PACK
 
     def __post_init__(self) -> None:
         for name in ("workers", "concurrent_trials", "trials_per_slot"):
@@ -75,6 +88,10 @@ class Resources:
                 f"cpus_per_worker, gpus_per_worker: got {self.cpus_per_worker}, {self.gpus_per_worker}, "
                 "allowed is above 0, and 0 or more"
             )
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError(f"gpus_per_worker: got {self.gpus_per_worker}, allowed above 1 is a whole number")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement: got {self.placement!r}, allowed is {listing(PLACEMENTS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +128,7 @@ class SearchSpace:
 
     base: a trial's settings before overrides, plain. baseline: the overrides that make it the baseline.
     points: overrides to try first, fractions already resolved. warm_start: folders of earlier sweeps.
+    results: folder or s3:// address of the results, '' where the file does not say.
     """
 
     file: str
@@ -128,6 +146,7 @@ class SearchSpace:
     confirm: Confirm = field(default_factory=Confirm)
     sampler: Sampler = field(default_factory=Sampler)
     warm_start: tuple[str, ...] = ()
+    results: str = ""
 
     def baseline_config(self, seed: int) -> ExperimentConfig:
         return load_config(override(self.base, {**self.baseline, "seed": seed}))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from prx_model.model import MODELS
@@ -23,6 +23,7 @@ from sweeps.config import (
     to_plain,
 )
 from sweeps.confirmation import Confirm
+from sweeps.locations import Location, location
 from sweeps.rule import StopConfig
 from sweeps.space import FRACTION_OF, Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
 from sweeps.space_checks import check_points, check_trials
@@ -42,6 +43,7 @@ SWEEP_KEYS = (
     "confirm",
     "sampler",
     "warm_start",
+    "results",
     "resources",
     "profiles",
 )
@@ -50,12 +52,12 @@ KINDS = ("choice", "uniform", "log_uniform", "int", "fraction")
 SHARED = ("seed", "data", "evaluation", "training.steps", "training.eval_every_steps")
 
 
-def load_space(file: Path, profile: str) -> SearchSpace:
+def load_space(file: Location, profile: str) -> SearchSpace:
     """Read and check a search-space file under one of its profiles. Raises SpaceError."""
     return resolve(read_space(file), file=file, profile=profile)
 
 
-def read_space(file: Path) -> dict[str, Any]:
+def read_space(file: Location) -> dict[str, Any]:
     """The file as a plain mapping. Raises SpaceError where it is missing, empty or no YAML mapping."""
     import yaml
     from omegaconf import OmegaConf
@@ -65,7 +67,7 @@ def read_space(file: Path) -> dict[str, Any]:
         if not file.is_file():
             there = "a folder" if file.is_dir() else "no such file"
             raise SpaceError(f"{file}: {there}; allowed is a search-space file, such as search_spaces/repa.yaml")
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(file.read_text(encoding="utf-8"))), resolve=True)
     except SpaceError:
         raise
     except yaml.YAMLError as error:
@@ -88,7 +90,7 @@ def profiles_of(content: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in profiles] if isinstance(profiles, Mapping) else []
 
 
-def resolve(content: Mapping[str, Any], *, file: Path, profile: str) -> SearchSpace:
+def resolve(content: Mapping[str, Any], *, file: Location, profile: str) -> SearchSpace:
     """Apply the profile and check everything. Raises SpaceError."""
     try:
         resolver = _Resolver(_with_profile(copied(content), profile), file, profile)
@@ -155,7 +157,7 @@ def _lay_over(merged: dict[str, Any], key: str, value: Any, path: str, allowed: 
 class _Resolver:
     """One merged file on its way to a SearchSpace; each method checks one section."""
 
-    def __init__(self, merged: dict[str, Any], file: Path, profile: str) -> None:
+    def __init__(self, merged: dict[str, Any], file: Location, profile: str) -> None:
         self.merged, self.file, self.profile = merged, file, profile
         self.base, self.num_blocks = self._base()
         self.paths = setting_paths()
@@ -167,7 +169,7 @@ class _Resolver:
             raise ConfigError("objective", "missing, needed is a section such as {metric: fid, mode: min}")
         return SearchSpace(
             file=str(self.file),
-            name=self.file.stem,
+            name=self.file.name.rpartition(".")[0] or self.file.name,
             profile=self.profile,
             question=self._question(),
             objective=build(Objective, merged["objective"], "objective"),
@@ -181,7 +183,17 @@ class _Resolver:
             confirm=self._confirm(),
             sampler=build(Sampler, merged.get("sampler", {}), "sampler"),
             warm_start=self._warm_start(),
+            results=self._results(),
         )
+
+    def _results(self) -> str:
+        results = self.merged.get("results")
+        try:
+            if isinstance(results, str | None):
+                return str(location(results)) if results else ""
+        except ValueError as error:
+            raise ConfigError("results", str(error)) from error
+        raise ConfigError("results", f"got {shown(results)}, allowed is a folder or s3://bucket/prefix")
 
     def _warm_start(self) -> tuple[str, ...]:
         folders = self.merged.get("warm_start") or []

@@ -16,6 +16,7 @@ from sweeps.rule import StopConfig
 from sweeps.scoreboard import Scoreboard, scoreboard
 from sweeps.space import SearchSpace
 from sweeps.trial_summary import OUTCOMES, UNFINISHED, TrialSummary, short_config, summarise_trial
+from sweeps.usage import Usage, usage_of, used_up
 
 __all__ = ["UNFINISHED", "Summary", "TrialSummary", "short_config", "summarise"]
 
@@ -38,6 +39,7 @@ class Summary:
     stop: StopConfig
     confirmed: tuple[Confirmed, ...] = ()  # candidates that were trained again, the best first
     scoreboard: Scoreboard = field(default_factory=Scoreboard)
+    used_up: str = ""  # which limit of the budget, and what to do; '' while none is
 
     @property
     def metric(self) -> str:
@@ -122,6 +124,7 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
         stop=space.stop,
         confirmed=tested,
         scoreboard=board,
+        used_up="" if complete else used_up(space.budget, usage_of(records)),
     )
 
 
@@ -141,4 +144,5 @@ def _compute(trials: Sequence[TrialSummary]) -> Compute:
         repeated_s=sum(trial.repeated_s for trial in trials),
         num_sampled=sum(trial.num_sampled for trial in trials),
         num_full=sum(trial.num_full for trial in trials),
+        usage=sum((trial.usage for trial in trials), Usage()),
     )

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from prx_model.experiment import export_model
+from prx_model.training.distributed import Workers
 from sweeps import cluster
-from sweeps.agenda import num_open
+from sweeps.agenda import num_open, unfinished
 from sweeps.config import to_plain
 from sweeps.confirmation import contenders
 from sweeps.ledger import Ledger, TrialRecord
+from sweeps.locations import Location, publish
+from sweeps.node_types import Room
 from sweeps.obstacles import HaltedError
-from sweeps.search import SweepSearch
+from sweeps.search import SweepSearch, is_used_up
 from sweeps.slots import WhenHalted, halted_by, open_slots
 from sweeps.space import Resources, SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.trial_folder import latest_checkpoint
+from sweeps.trial_folder import FETCHED, checkpoints_of, latest_checkpoint
 
+MODEL_INDEX = "model_index.json"  # without which diffusers finds no pipeline in a folder
 STATE_SNAPSHOT_S = 600  # Tune's own state is never read back
 MOST_DRIVER_LOSSES = 3  # drivers that one trial may lose; its next driver finds it at the desk, in its slot
 
@@ -46,14 +50,15 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
     """
     from ray import tune
 
-    search = SweepSearch(sweep.space, sweep.ledger)
-    remaining = num_open(sweep.space, sweep.ledger.records())
-    resources = cluster.with_gpus_there_are(sweep.space.resources)
+    records = sweep.ledger.records()
+    remaining = len(unfinished(records)) if is_used_up(sweep.space, sweep.ledger) else num_open(sweep.space, records)
+    resources = cluster.with_gpus_there_are(sweep.space.resources, grows=connection.grows)
     if not remaining:
-        return sweep.ledger.records()
-    side_by_side = cluster.concurrent_trials(resources)
+        return records
+    room = Room(wanted=resources, grows=connection.grows)
+    search = SweepSearch(sweep.space, sweep.ledger, room)
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(STATE_SNAPSHOT_S)
-    slots = open_slots(sweep.paths, sweep.cache, resources, connection.address, most=side_by_side, waiting=remaining)
+    slots = open_slots(sweep.paths, sweep.cache, resources, connection.address, most=room, waiting=remaining)
     with slots as desk:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(sweep, resources, desk), cluster.driver_resources()),
@@ -61,7 +66,7 @@ def run(sweep: Sweep, connection: cluster.Connection) -> list[TrialRecord]:
                 search_alg=search,
                 num_samples=remaining,
                 reuse_actors=True,  # the driver of a trial is a process: one serves several
-                max_concurrent_trials=side_by_side,
+                max_concurrent_trials=resources.concurrent_trials,  # of them, as many as there is room for
                 trial_name_creator=lambda trial: trial.config.get("planned", {}).get("trial", trial.trial_id),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -108,17 +113,17 @@ def _check_all_have_ended(sweep: Sweep, halted: str, errors: Sequence[str]) -> N
         raise HaltedError(f"{', '.join(unfinished)} did not end: {reason}; the same command goes on")
 
 
-def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Path | None:
+def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Location | None:
     """Write the best candidate's weights as a diffusers folder; None where there is no finished candidate."""
     checkpoint = latest_checkpoint(sweep.paths, best.trial) if best else None
     if best is None or checkpoint is None:
         return None
     config = sweep.space.candidate_config(best.start.overrides)
-    unfinished = sweep.paths.best_model.with_suffix(".tmp")
+    unfinished = sweep.paths.here / "best_model.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     export_model(config, sweep.cache, checkpoint, unfinished)
-    shutil.rmtree(sweep.paths.best_model, ignore_errors=True)
-    unfinished.rename(sweep.paths.best_model)
+    publish(unfinished, sweep.paths.best_model, last=MODEL_INDEX)
+    shutil.rmtree(sweep.paths.here / FETCHED, ignore_errors=True)
     return sweep.paths.best_model
 
 
@@ -128,15 +133,11 @@ def collect_checkpoints(sweep: Sweep, best: TrialRecord | None) -> int:
     The last ones of the best candidate, and of those that are confirmed beside it, stay: with more seeds or candidates
     another of them may be the best.
     """
-    freed, records = 0, sweep.ledger.records()
+    records = sweep.ledger.records()
     names = {record.trial for record in [*contenders(sweep.space, records), *([best] if best else [])]}
-    for record in records:
-        if record.end is None:
-            continue
-        # Of these trials too: a checkpoint that a kill left behind is in nobody's books.
-        kept = latest_checkpoint(sweep.paths, record.trial) if record.trial in names else None
-        for folder in sweep.paths.trial_folder(record.trial).glob("checkpoint_*"):
-            if folder != kept:
-                freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-                shutil.rmtree(folder, ignore_errors=True)
-    return freed
+    # Of those trials too: a checkpoint that a kill left behind is in nobody's books.
+    return sum(
+        checkpoints_of(sweep.paths, record.trial, Workers()).collect(keep=record.trial in names)
+        for record in records
+        if record.end is not None
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sweeps.ledger import FAILED, End, Ledger
@@ -25,7 +24,7 @@ def run_trial(settings: dict[str, Any]) -> None:
 
 def _record_lost(task: Task, reason: str) -> None:
     """Its workers died and nobody else could record it."""
-    ledger = Ledger(SweepPaths(Path(task.root)))
+    ledger = Ledger(SweepPaths.at(task.root, task.cache))
     record = ledger.record(task.trial)
     if record is not None and record.end is not None:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prx_model.metrics.table import METRICS
@@ -15,6 +15,7 @@ from sweeps.readings import Estimate, Reading, estimates, reading
 from sweeps.rule import Verdict
 from sweeps.space import SearchSpace
 from sweeps.space_file import FRACTION_OF
+from sweeps.usage import Usage
 
 UNFINISHED = "unfinished"
 OUTCOMES = (FINISHED, UNFINISHED, STOPPED, FAILED)
@@ -55,6 +56,7 @@ class TrialSummary:
     audit: Audited | None
     confirms: str = ""
     reused_from: str = ""
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def is_baseline(self) -> bool:
@@ -114,6 +116,7 @@ def summarise_trial(
         audit=audit_of(record),
         reused_from=start.reused_from,
         confirms=start.confirms,
+        usage=Usage() if reused else record.usage,
     )
 
 

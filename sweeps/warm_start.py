@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sweeps.config import ConfigError, deciding, fingerprint, to_plain
@@ -32,7 +31,7 @@ def read_earlier(space: SearchSpace, paths: SweepPaths) -> Earlier:
     records: list[TrialRecord] = []
     lines = []
     for i, name in enumerate(space.warm_start):
-        folder = SweepPaths(Path(name).absolute())
+        folder = _sweep_at(name, f"{space.file}: warm_start[{i}]")
         if folder.root == paths.root:
             lines.append(f"{name}: this sweep itself; nothing is counted twice")
             continue
@@ -44,6 +43,13 @@ def read_earlier(space: SearchSpace, paths: SweepPaths) -> Earlier:
         lines.append(f"{told}; not: {left_out}" if left_out else told)
         records += taken
     return Earlier(records=tuple(records), lines=tuple(lines))
+
+
+def _sweep_at(name: str, where: str) -> SweepPaths:
+    try:
+        return SweepPaths.at(name)
+    except ValueError as error:
+        raise SpaceError(f"{where}: {error}") from error
 
 
 def _records(folder: SweepPaths, where: str) -> list[TrialRecord]:

@@ -81,7 +81,8 @@ def spoken_difference(reading: Reading, metric: str) -> str:
 
 
 def compute_sentence(compute: Compute) -> str:
-    sentence = f"{duration(compute.spent_s)}, summed over trials"
+    used = f": {compute.usage}" if compute.usage is not None and str(compute.usage) else ""
+    sentence = f"{duration(compute.spent_s)}, summed over trials{used}"
     if compute.num_stopped:
         saved = f"saved about {duration(compute.saved_s)} (estimate)"
         sentence += f"; stopping {count(compute.num_stopped, 'trial')} {saved}"

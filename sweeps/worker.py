@@ -7,9 +7,9 @@ import os
 import resource
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,26 +22,29 @@ from prx_model.metrics.suite import SuiteResult
 from prx_model.training.checkpoints import CheckpointError, Checkpoints
 from prx_model.training.distributed import Workers, joined_workers
 from prx_model.training.window import DivergedError
-from sweeps.audit import audited
-from sweeps.config import build, load_config
-from sweeps.ledger import CANDIDATE, FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, peer_curves, verdict_row
+from sweeps.config import load_config
+from sweeps.heartbeats import heartbeat
+from sweeps.judging import Judge
+from sweeps.ledger import FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.locks import only_writer
 from sweeps.resumption import is_over, resumed, stopped_by
-from sweeps.rule import Curve, StopConfig, Verdict, is_open, judge
+from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
-from sweeps.trial_folder import heartbeat, log_to, save_samples
+from sweeps.trial_folder import checkpoints_of, log_to, save_samples
+from sweeps.usage import Rate
 
 logger = logging.getLogger("sweeps.worker")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a trial runs: one of so many workers, on a device."""
+    """Where a trial runs: one of so many workers, on a device. rate: what the trial holds."""
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    rate: Rate = field(default_factory=Rate)
 
     def workers(self, config: ExperimentConfig) -> Workers:
         """All workers of the trial, in the process group that Ray Train has made."""
@@ -68,12 +71,13 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
     On rank 0 every evaluation is yielded when its row is in the ledger and its checkpoint on disk; on other ranks
     nothing is. Raises TrialFailedError, with the log written; its end is not recorded yet.
     """
-    trial = _Trial(task, place, Ledger(SweepPaths(Path(task.root))))
+    paths = SweepPaths.at(task.root, task.cache)
+    trial = _Trial(task, place, Ledger(paths))
     with ExitStack() as stack:
-        stack.enter_context(log_to(trial.ledger.paths.trial_log(task.trial), logger))
+        trial.send_log = stack.enter_context(log_to(paths, task.trial, place.rank, logger))
         try:
             if place.rank == 0:
-                stack.enter_context(only_writer(trial.ledger.paths, task.trial))
+                trial.check_ours = stack.enter_context(only_writer(paths, task.trial))
             yield from trial.run(kept)
         except Exception as error:
             logger.exception("trial %s failed on rank %d", task.trial, place.rank)
@@ -93,7 +97,7 @@ def record_failure(task: Task, failure: TrialFailedError) -> None:
     else:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
-    ledger = Ledger(SweepPaths(Path(task.root)))
+    ledger = Ledger(SweepPaths.at(task.root, task.cache))
     log = str(ledger.paths.trial_log(task.trial))
     ledger.append(End(trial=task.trial, outcome=FAILED, step=step, reason=reason, log=log))
 
@@ -113,6 +117,8 @@ class _Trial:
     started: float = field(default_factory=time.perf_counter)
     experiment: Experiment | None = None
     checkpoint_s: float = 0.0  # not yet told in a row
+    send_log: Callable[[], None] = lambda: None
+    check_ours: Callable[[], None] = lambda: None  # before the ledger is written to
 
     @property
     def step(self) -> int:
@@ -122,6 +128,7 @@ class _Trial:
         """The body of a trial: both lines of the design meet here."""
         config = load_config(self.task.config)
         workers, num_steps, verdict = self.place.workers(config), config.training.steps, None
+        judge = Judge(self.task, self.ledger, num_steps, config.evaluation.num_samples)
         if self._agreed(self._is_decided(), workers):
             return
         experiment = self.experiment = self._open(config, workers, kept)
@@ -135,10 +142,10 @@ class _Trial:
                     self._save(experiment)
                     logger.info("checkpoint at step %d", moment.step)
                     continue
-                looks, eval_s = self._look(moment, experiment)
+                looks, eval_s = self._look(moment, experiment, judge)
                 row = None
                 if self.place.rank == 0:
-                    verdict = self._verdict(moment.step, looks, num_steps)
+                    verdict = judge.verdict(moment.step, looks)
                     row = self._row(moment, looks, verdict, resumed_from, start_s=start_s, eval_s=eval_s)
                     self._record(row, looks[-1].images, verdict)
                 start_s = self.checkpoint_s = 0.0
@@ -180,59 +187,15 @@ class _Trial:
         )
         return experiment
 
-    def _look(self, evaluation: Evaluation, experiment: Experiment) -> tuple[list[SuiteResult], float]:
+    def _look(self, evaluation: Evaluation, experiment: Experiment, judge: Judge) -> tuple[list[SuiteResult], float]:
         """The evaluation on more and more samples, until the verdict needs no more; and the seconds it took."""
         started, looks = time.perf_counter(), []
         for scores in evaluation.looks:
             looks.append(scores)
-            more = self.place.rank == 0 and self._is_open(evaluation.step, looks, experiment.config)
+            more = self.place.rank == 0 and judge.is_open(evaluation.step, looks)
             if not self._agreed(more, experiment.workers):
                 break
         return looks, time.perf_counter() - started
-
-    def _is_open(self, step: int, looks: list[SuiteResult], config: ExperimentConfig) -> bool:
-        task = self.task
-        if task.role != CANDIDATE or task.metric not in looks[-1].values:
-            return True
-        stop = build(StopConfig, task.stop, "stop")
-        return is_open(
-            self._curve(step, looks),
-            self.ledger.baseline_curves(task.metric),
-            stop,
-            num_steps=config.training.steps,
-            num_samples=config.evaluation.num_samples,
-            mode=task.mode,
-            peers=self._peers(stop),
-        )
-
-    def _curve(self, step: int, looks: list[SuiteResult]) -> Curve:
-        """The trial's curve with this evaluation, as far as it has come, added."""
-        record = self.ledger.record(self.task.trial)
-        known = dict(record.curve(self.task.metric)) if record else {}
-        metric = self.task.metric
-        return known | {step: {look.num_samples: look.values[metric] for look in looks if metric in look.values}}
-
-    def _peers(self, stop: StopConfig) -> list[Curve]:
-        """The other candidates' curves, where the rule reads them."""
-        if stop.halving is None:
-            return []
-        return peer_curves(self.ledger.records(), self.task.trial, self.task.metric)
-
-    def _verdict(self, step: int, looks: list[SuiteResult], num_steps: int) -> Verdict | None:
-        """The verdict on the curve with this evaluation added. Baselines and confirmations are not judged."""
-        task = self.task
-        if task.role != CANDIDATE:
-            return None
-        baselines = self.ledger.baseline_curves(task.metric)
-        stop = build(StopConfig, task.stop, "stop")
-        peers = self._peers(stop)
-        verdict = judge(self._curve(step, looks), baselines, stop, num_steps=num_steps, mode=task.mode, peers=peers)
-        # The last evaluation ends the trial anyway: there is nothing left to save by stopping it.
-        if step >= num_steps:
-            return replace(verdict, stop=False)
-        record = self.ledger.record(task.trial)
-        assert record is not None, f"{task.trial}: not in the ledger"
-        return audited(verdict, task.trial, record.start.fingerprint, stop.audit)
 
     def _row(
         self,
@@ -262,19 +225,22 @@ class _Trial:
             peak_memory_bytes=peak_memory_bytes(),
             resumed_from=resumed_from,
             verdict=verdict_row(verdict),
+            **asdict(self.place.rate),
         )
 
     def _record(self, row: EvaluationRow, images: Tensor, verdict: Verdict | None) -> None:
         """Row first, then picture and checkpoint: a kill in between repeats an evaluation and loses none."""
+        self.check_ours()
         self.ledger.append(row)
         save_samples(images, self.ledger.paths.sample_grid(self.task.trial, row.step))
         values = ", ".join(f"{name} {value:.4g}" for name, value in row.metrics.items())
         logger.info("step %d: %s (n = %d); loss %.4f", row.step, values, row.num_samples, row.flow_loss)
         if verdict is not None:
             logger.info("verdict: %s", verdict.reason)
+        self.send_log()
 
     def _checkpoints(self, workers: Workers) -> Checkpoints:
-        return Checkpoints(self.ledger.paths.trial_folder(self.task.trial), workers)
+        return checkpoints_of(self.ledger.paths, self.task.trial, workers)
 
     def _save(self, experiment: Experiment) -> None:
         """A checkpoint of this step, by all workers together."""
@@ -284,6 +250,7 @@ class _Trial:
 
     def _end(self, stopped: str | None, otherwise: str, step: int) -> None:
         """stopped: the verdict's reason, None where the trial was not stopped."""
+        self.check_ours()
         self.ledger.append(
             End(
                 trial=self.task.trial,

@@ -44,11 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _OneRayAtATime(LoadFileScheduling):
-    """A file's tests stay in one process; all that start Ray share one, because two Rays at once starve each other."""
+    """A file's tests stay in one process; all that start Ray share one, because two Rays at once starve each other, and
+    all of the worker, because its data and teachers are made once for a process.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "Ray" if file.rpartition("/")[2] in STARTS_RAY else file
+        name = file.rpartition("/")[2]
+        return "Ray" if name in STARTS_RAY else "worker" if name in ("test_worker.py", "test_worker_in_s3.py") else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -80,6 +80,10 @@ def problems(config: Config) -> list[str]:
         "dashboard is open": "--dashboard-host=127.0.0.1" in head_start,
         "head offers GPUs": "--num-gpus=0" in head_start,
         "open files": all("ulimit -n 65536" in line for line in (head_start, worker_start)),
+        "caches lie in the container": any(":/home/ray/cache" in option for option in run_options),
+        "a node type without a price": all(
+            "usd-per-hour" in t["labels"] for t in config["available_node_types"].values()
+        ),
         "stopped nodes are kept": config["provider"]["cache_stopped_nodes"] is False,
         "one zone only": config["provider"]["availability_zone"].count(",") >= 2,
         "idle nodes stay": 0 < config["idle_timeout_minutes"] <= 15,
@@ -144,6 +148,8 @@ BREAKS: dict[str, tuple[Callable[[Config], object], str]] = {
         lambda c: c.update(head_start_ray_commands=["ulimit -n 65536; ray start --head --dashboard-host=0.0.0.0"]),
         "dashboard is open",
     ),
+    "no price": (lambda c: worker(c)["labels"].clear(), "a node type without a price"),
+    "caches inside": (lambda c: c["docker"].update(run_options=["--env RAY_AUTH_MODE=token"]), "caches lie in"),
     "nodes kept": (lambda c: c["provider"].update(cache_stopped_nodes=True), "stopped nodes are kept"),
     "one zone": (lambda c: c["provider"].update(availability_zone="us-west-2a"), "one zone only"),
     "idle for ever": (lambda c: c.update(idle_timeout_minutes=600), "idle nodes stay"),

@@ -1,30 +1,21 @@
 """Where a data set lies: a local folder, or a bucket of S3 under a prefix.
 
-S3 is reached through s3fs, which takes endpoint, region and credentials from where all of AWS's tools take them. The
-network fails as a matter of course: what may pass (throttling, a cut connection, a time-out) is tried again with
-growing pauses, what will not pass (nothing there, no permission) is an error at once.
+S3 is reached with the patience of prx_model.data.patience.
 """
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Callable
-from concurrent.futures import CancelledError
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from prx_model.data.patience import PAUSES_S, patiently, single_try_client
 
 if TYPE_CHECKING:
     from s3fs import S3FileSystem
 
 S3_SCHEME = "s3://"
-# Seconds between tries, each varied by a half: a minute of trouble in all, then the error is told.
-PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 30
-
-Result = TypeVar("Result")
 
 
 @runtime_checkable
@@ -92,17 +83,7 @@ class Bucket:
 
     @cached_property
     def _files(self) -> S3FileSystem:
-        import s3fs
-
-        # Tries are counted here alone: botocore's times s3fs's times ours would go on for an hour.
-        once = {"retries": {"mode": "standard", "total_max_attempts": 1}}
-        files = s3fs.S3FileSystem(
-            use_listings_cache=False,
-            skip_instance_cache=True,  # fsspec would keep the first one's credentials for ever
-            config_kwargs={"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, **once},
-        )
-        files.retries = 1
-        return files
+        return single_try_client()
 
     def name_of(self, file: str) -> str:
         return f"{self.url}/{file}"
@@ -115,7 +96,7 @@ class Bucket:
                 return {}
             return {entry["name"].rsplit("/", 1)[1]: entry["size"] for entry in entries if entry["type"] == "file"}
 
-        return self._patiently(listed, self.url, None)
+        return patiently(listed, self.url, pauses_s=self.pauses_s)
 
     def read(
         self, file: str, start: int = 0, stop: int | None = None, *, stopping: threading.Event | None = None
@@ -126,34 +107,7 @@ class Bucket:
             assert isinstance(data, bytes)
             return data
 
-        return self._patiently(ranged, self.name_of(file), stopping)
+        return patiently(ranged, self.name_of(file), pauses_s=self.pauses_s, stopping=stopping)
 
     def _key(self, file: str) -> str:
         return f"{self.url.removeprefix(S3_SCHEME)}/{file}".rstrip("/")
-
-    def _patiently(self, call: Callable[[], Result], name: str, stopping: threading.Event | None) -> Result:
-        """What `call` returns, tried again while it fails in a way that may pass."""
-        from aiohttp import ClientError as HttpError
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
-        stopping = stopping or threading.Event()
-        for pause_s in (*self.pauses_s, None):
-            try:
-                return call()
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"{name} is missing") from error
-            except PermissionError as error:
-                raise PermissionError(f"{name} may not be read ({error}); check the AWS credentials") from error
-            except NoCredentialsError as error:
-                raise PermissionError(f"{name} may not be read (no AWS credentials found); configure them") from error
-            except (OSError, BotoCoreError, ClientError, HttpError) as error:
-                if pause_s is None:
-                    tries = len(self.pauses_s) + 1
-                    raise OSError(f"{name} could not be read in {tries} tries; the last: {_told(error)}") from error
-                if stopping.wait(pause_s * random.uniform(0.5, 1.5)):
-                    raise CancelledError from error
-        raise AssertionError("unreachable")
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

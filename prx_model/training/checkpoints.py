@@ -55,6 +55,11 @@ class Checkpoints:
             raise ValueError(f"scratch: got None, checkpoints at {location} need a folder on the node's disk")
         self._bucket = Bucket(str(location), NAME, scratch)
 
+    @property
+    def has_reserve(self) -> bool:
+        """Whether more than the newest is kept."""
+        return self._bucket is not None
+
     def save(self, step: int, write: Write) -> None:
         """Let `write` fill the folder of this step's checkpoint, then drop older ones.
 
@@ -76,6 +81,23 @@ class Checkpoints:
             return self._latest_in_folder(self._folder)
         assert self._bucket is not None
         return self._latest_in_bucket(self._bucket)
+
+    def remove(self, checkpoint: Path) -> None:
+        """Remove one that `latest` has returned, for good: nobody can build on it."""
+        name = NAME.match(checkpoint.name)
+        assert name is not None, checkpoint
+        place = self._folder if self._folder is not None else self._bucket
+        assert place is not None
+        self._first(lambda: place.remove(name.group()))
+
+    def collect(self, *, keep: bool) -> int:
+        """Remove all checkpoints; keep: but the newest, and its reserve. Returns the bytes that were freed."""
+        if self._folder is not None:
+            folder, count = self._folder, KEPT_IN_FOLDER if keep else 0
+            return int(self._first(lambda: folder.collect(count)))
+        assert self._bucket is not None
+        bucket, count = self._bucket, KEPT_IN_BUCKET if keep else 0
+        return int(self._first(lambda: bucket.collect(count)))
 
     def _save_to_folder(self, folder: _Folder, name: str, write: Write) -> None:
         begun = self._first(lambda: folder.begin(name))
@@ -180,6 +202,19 @@ class _Folder:
             (self.path / old).rename(rubbish)
             shutil.rmtree(rubbish, ignore_errors=True)
         return name
+
+    def remove(self, name: str) -> str:
+        shutil.rmtree(self.path / name, ignore_errors=True)
+        return ""
+
+    def collect(self, count: int) -> str:
+        """Remove all but the newest so many, and what kills have left. Returns the bytes that were freed."""
+        kept, freed = self.names()[:count], 0
+        for folder in self.path.glob(f"{PREFIX}*"):
+            if folder.name not in kept:
+                freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                shutil.rmtree(folder, ignore_errors=True)
+        return str(freed)
 
     def names(self) -> list[str]:
         """Of whole checkpoints, newest first."""

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prx_model.data.durable import exclusive, sweep_partials, whole_folder
+from prx_model.data.patience import StorageError
 
 logger = logging.getLogger(__name__)
 
 COMPLETE = "complete.json"
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-ATTEMPTS = 3
-WAIT_S = 2.0  # before the second attempt; twice as long before the third. The client itself tries several times in each
+ATTEMPTS = 5
+WAIT_S = 2.0  # before the second attempt; twice as long before each later one. In each the client tries several times
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class TornError(ValueError):
 class Bucket:
     """Named folders under an address such as 's3://bucket/run'; a folder counts once its list of files is there.
 
+    Storage that cannot be reached, or does not let us, is a StorageError.
     names: of the folders that are ours; others stay as they are.
     scratch: a folder on this node's disk, which the workers of a node share.
     """
@@ -77,7 +79,7 @@ class Bucket:
         cards = []
         for path in sorted(folder.iterdir()):
             target = f"{self._root}/{name}/{path.name}"
-            _tried(lambda path=path, target=target: self._files.put_file(str(path), target))
+            _written(lambda path=path, target=target: self._files.put_file(str(path), target))
             cards.append({"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)})
         return json.dumps(cards)
 
@@ -86,7 +88,7 @@ class Bucket:
         cards = [card for cards in sent for card in json.loads(cards)]
         assert len({card["name"] for card in cards}) == len(cards), f"two workers wrote one file: {cards}"
         content = json.dumps({"files": cards}, indent=1).encode()
-        _tried(lambda: self._files.pipe_file(f"{self._root}/{name}/{COMPLETE}", content))
+        _written(lambda: self._files.pipe_file(f"{self._root}/{name}/{COMPLETE}", content))
         return ""
 
     def keep_newest(self, count: int) -> str:
@@ -97,9 +99,22 @@ class Bucket:
                 logger.warning("%s/%s cannot be removed: %s", self._root, name, error)
         return ""
 
+    def remove(self, name: str) -> str:
+        self._remove(name)
+        return ""
+
+    def collect(self, count: int) -> str:
+        """Remove all folders but the newest so many that count. Returns the bytes that were freed."""
+        kept, freed = self.complete_names()[:count], 0
+        for name in self._names():
+            if name not in kept:
+                freed += _asked(lambda name=name: self._files.du(f"{self._root}/{name}"))
+                self._remove(name)
+        return str(freed)
+
     def complete_names(self) -> list[str]:
         """Of the folders that count, the last first."""
-        found: list[str] = _tried(lambda: self._files.glob(f"{self._root}/*/{COMPLETE}"))
+        found: list[str] = _asked(lambda: self._files.glob(f"{self._root}/*/{COMPLETE}"))
         names = (path.split("/")[-2] for path in found)
         return sorted(filter(self._ours.fullmatch, names), reverse=True)
 
@@ -120,13 +135,13 @@ class Bucket:
 
     def _list_of(self, name: str) -> bytes:
         try:
-            return _tried(lambda: self._files.cat_file(f"{self._root}/{name}/{COMPLETE}"))
+            return _asked(lambda: self._files.cat_file(f"{self._root}/{name}/{COMPLETE}"))
         except FileNotFoundError as error:
             raise TornError(f"{COMPLETE} is not there") from error
 
     def _fetch_file(self, name: str, card: dict[str, Any], path: Path) -> None:
         try:
-            _tried(lambda: self._files.get_file(f"{self._root}/{name}/{card['name']}", str(path)))
+            _asked(lambda: self._files.get_file(f"{self._root}/{name}/{card['name']}", str(path)))
         except FileNotFoundError as error:
             raise TornError(f"{card['name']} is not there") from error
         size = path.stat().st_size
@@ -139,7 +154,7 @@ class Bucket:
 
     def _names(self) -> list[str]:
         try:
-            found: list[str] = _tried(lambda: self._files.ls(self._root, detail=False))
+            found: list[str] = _asked(lambda: self._files.ls(self._root, detail=False))
         except FileNotFoundError:
             return []
         return list(filter(self._ours.fullmatch, (path.rstrip("/").split("/")[-1] for path in found)))
@@ -147,10 +162,10 @@ class Bucket:
     def _remove(self, name: str) -> None:
         """The list first: what is half removed does not count."""
         folder = f"{self._root}/{name}"
-        if _tried(lambda: self._files.exists(f"{folder}/{COMPLETE}")):
-            _tried(lambda: self._files.rm_file(f"{folder}/{COMPLETE}"))
-        if _tried(lambda: self._files.exists(folder)):
-            _tried(lambda: self._files.rm(folder, recursive=True))
+        if _asked(lambda: self._files.exists(f"{folder}/{COMPLETE}")):
+            _asked(lambda: self._files.rm_file(f"{folder}/{COMPLETE}"))
+        if _asked(lambda: self._files.exists(folder)):
+            _asked(lambda: self._files.rm(folder, recursive=True))
 
 
 def _cards(content: bytes) -> list[dict[str, Any]]:
@@ -163,6 +178,24 @@ def _cards(content: bytes) -> list[dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise TornError(f"{COMPLETE} cannot be read: {error}") from error
     raise TornError(f"{COMPLETE} lists impossible files")
+
+
+def _asked(action: Callable[[], T]) -> T:
+    """What the storage answers. Raises FileNotFoundError for what is not there, StorageError for all else."""
+    try:
+        return _tried(action)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _written(action: Callable[[], T]) -> T:
+    """The same of a write: what it misses can only be the bucket."""
+    try:
+        return _asked(action)
+    except FileNotFoundError as error:
+        raise StorageError(f"there is no such bucket: {error}") from error
 
 
 def _tried(action: Callable[[], T]) -> T:

@@ -29,9 +29,9 @@ from prx_model.encoding.plan import (
 from prx_model.encoding.start import PROBED_ITEMS, Start
 from prx_model.encoding.store_folder import StoreFolder
 from prx_model.encoding.unit import UnitCard, finished_units
-from sweeps import cluster
 from sweeps.encoding.request import RECORD_FILE, EncodeError, EncodeRequest
 from sweeps.encoding.worker import Tally, UnitActor, Worker, scratch_folder, start_job
+from sweeps.node_types import current_offer
 
 ROUNDS = 2  # a unit that failed is done once more, by fresh processes
 CPUS_PER_ACTOR = 2  # without GPUs
@@ -220,6 +220,4 @@ def _num_actors(request: EncodeRequest, gpus: float) -> int:
 
 def _gpus() -> float:
     """GPUs that the cluster has, or may grow to."""
-    import ray
-
-    return max(ray.cluster_resources().get("GPU", 0), cluster._gpus_to_grow_to())
+    return sum(one.most * one.amount("GPU") for one in current_offer(grows=True).types)

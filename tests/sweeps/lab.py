@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from sweeps.ledger import (
     Start,
     verdict_row,
 )
+from sweeps.locations import Location, write_whole
 from sweeps.report import Summary, summarise, write_page
 from sweeps.rule import StopConfig, judge
 from sweeps.space import Budget, Dimension, Objective, Resources, SearchSpace
@@ -53,13 +55,14 @@ class Lab:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Location,
         *,
         candidates: int,
         question: str = "Which teacher wins?",
         mode: str = "min",
         seeds: int = 2,
         confirm: int = 0,
+        cache: Path | None = None,
     ) -> None:
         self.space = SearchSpace(
             file="search_spaces/repa.yaml",
@@ -84,7 +87,7 @@ class Lab:
             resources=Resources(),
             confirm=Confirm(best=confirm),
         )
-        self.paths = SweepPaths.of(self.space, folder)
+        self.paths = SweepPaths.of(self.space, folder, cache)
         self.paths.create()
         self.ledger = Ledger(self.paths)
 
@@ -175,9 +178,10 @@ class Lab:
     def grids(self, name: str, side: int = 67, steps: tuple[int, ...] = STEPS) -> None:
         for step in steps:
             path = self.paths.sample_grid(name, step)
-            path.parent.mkdir(parents=True, exist_ok=True)
             pixels = np.random.default_rng(step).integers(0, 256, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
+            picture = io.BytesIO()
+            Image.fromarray(pixels).save(picture, format="png")
+            write_whole(path, picture.getvalue())
 
     def summary(self) -> Summary:
         return summarise(self.space, self.ledger)

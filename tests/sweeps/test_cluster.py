@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 import pytest
 import ray
 
 from sweeps import cluster
+from sweeps.node_types import NodeType, Offer
 from sweeps.obstacles import HaltedError
 from sweeps.space import Resources, SpaceError
 
@@ -17,34 +19,21 @@ FILE = cluster.Path("space.yaml")
 
 def _has(monkeypatch, **resources: float) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: dict(resources))
-
-
-@pytest.mark.parametrize(
-    ("there", "wanted", "at_a_time"),
-    [
-        ({"CPU": 2}, Resources(), 2),
-        ({"CPU": 1}, Resources(), 1),
-        ({"CPU": 64}, Resources(concurrent_trials=4), 4),
-        ({"CPU": 64, "GPU": 16}, Resources(workers=8, gpus_per_worker=1, concurrent_trials=8), 2),
-        ({"CPU": 2}, Resources(workers=8), 1),  # at least one: Ray then waits for nodes, or the autoscaler brings them
-    ],
-)
-def test_as_many_trials_as_the_cluster_holds(monkeypatch, there, wanted, at_a_time):
-    _has(monkeypatch, **there)
-    assert cluster.concurrent_trials(wanted) == at_a_time
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": dict(resources), "Labels": {}}])
 
 
 @pytest.mark.parametrize(("gpus", "asked", "each"), [(0, 0, 0), (1, 0, 0.5), (2, 0, 1.0), (8, 0, 1.0), (8, 2, 2)])
 def test_a_profile_without_gpus_shares_those_there_are(monkeypatch, gpus, asked, each):
     _has(monkeypatch, CPU=16, GPU=gpus)
-    assert cluster.with_gpus_there_are(Resources(gpus_per_worker=asked)).gpus_per_worker == each
+    assert cluster.with_gpus_there_are(Resources(gpus_per_worker=asked), grows=False).gpus_per_worker == each
 
 
 def test_drivers_take_the_heads_slots_where_there_are_any(monkeypatch):
     _has(monkeypatch, CPU=2, driver=10)
     assert cluster.driver_resources() == {"CPU": 0, "driver": 1}
     _has(monkeypatch, CPU=2)
-    assert cluster.driver_resources() == {"CPU": 0.01}
+    # Not a part of a CPU: slots, which come first, may have taken all of them.
+    assert cluster.driver_resources() == {"CPU": 0, "node:__internal_head__": 0.001}
 
 
 def test_an_address_that_is_asked_for_wins(monkeypatch):
@@ -81,10 +70,11 @@ def test_a_running_cluster_is_taken_if_it_holds_a_trial(monkeypatch, gpus, profi
     from sweeps.space_file import read_space
 
     file = cluster.Path(__file__).parent.parent.parent / "search_spaces" / "repa.yaml"
-    monkeypatch.setattr(cluster, "_gpus_of", lambda _address: float(gpus))
+    node = NodeType(name="a", most=2, resources={"CPU": 96, "GPU": gpus})
+    monkeypatch.setattr(cluster, "_offer_at", lambda _address: Offer(types=(node,)))
     choice = cluster.choose_profile(read_space(file), file, None, "10.0.0.1:6379")
     assert choice.profile == profile
-    assert f"{gpus} GPUs" in choice.reason
+    assert ("offer at most 4" in choice.reason) == (profile == "laptop")
 
 
 @pytest.mark.parametrize(
@@ -102,4 +92,22 @@ def test_a_ray_that_cannot_be_had_halts_with_one_line(address, told, tmp_path, m
         cluster.connect(address, tmp_path / "ray.log")
     assert told in str(raised.value)
     assert "See the logs" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("python", "refused"), [("3.10.1", True), (f"3.{sys.version_info.minor}.99", False)])
+def test_another_ray_or_python_is_told_with_what_to_do(python, refused, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """By Ray's own comparison, which is told not to mind the last number of Python's version."""
+    from ray._private.utils import check_version_info
+
+    def fails(**_options: object) -> None:
+        check_version_info({"ray_version": ray.__version__, "python_version": python}, "node 10.0.0.7")
+        raise Exception("another reason")
+
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(cluster, "silence_ray", lambda log: None)
+    with pytest.raises(HaltedError) as raised:
+        cluster.connect("10.0.0.1:6379", tmp_path / "ray.log")
+    assert ("install the same Ray and Python" in str(raised.value)) == refused
     assert "\n" not in str(raised.value)

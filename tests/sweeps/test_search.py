@@ -362,3 +362,17 @@ def test_the_best_is_the_largest_where_more_is_better(space, ledger):
         run(search, ledger, f"t{number}", values=(value,))
     for study in (search.study.optuna, SweepSearch(space, ledger).study.optuna):
         assert study.best_value == 3.0
+
+
+def test_no_trial_is_begun_that_there_is_no_room_for(space, ledger):
+    """A node that joins makes room; what was not begun is not suggested, and not in the ledger."""
+    room = 1
+    search = SweepSearch(space, ledger, lambda: room)
+    assert search.suggest("a")["planned"]["trial"] == "baseline-seed4"
+    assert search.suggest("b") is None
+    room = 2
+    assert search.suggest("b")["planned"]["trial"] == "baseline-seed5"
+    assert search.suggest("c") is None
+    search.on_trial_complete("a", error=True)
+    assert search.suggest("c")["planned"]["role"] == CANDIDATE
+    assert len(ledger.records()) == 3

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from prx_model.kept import Kept
-from sweeps import cluster, desk
+from sweeps import cluster, cluster_preflight, desk
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
 from sweeps.preparation import prepare_here, prepare_on_a_node
 from sweeps.slots import TrialLostError, halted_by, in_a_slot, open_slots
@@ -290,3 +290,22 @@ def test_a_node_prepares_what_the_driver_would(address, tmp_path):
 
 def _files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_preflight_asks_nobody_on_one_machine_and_a_worker_elsewhere(address, paths, monkeypatch):
+    import ray
+
+    space, connection = smoke_space(), cluster.Connection(address=address, dashboard=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "remote", lambda *_: pytest.fail("a task was started"))
+        cluster_preflight.check_cluster(space, paths, connection)
+        too_large = replace(space, resources=Resources(workers=8, placement="strict_pack"))
+        with pytest.raises(SpaceError, match=r"^a trial needs 8 CPUs on one node; .* at most \d+; lower"):
+            cluster_preflight.check_cluster(too_large, paths, connection)
+    # As if this node were another one: a real worker answers.
+    here = ray.get_runtime_context().get_node_id()
+    assert cluster_preflight.problems_of(space, paths, [here]) == []
+    assert not [path for path in paths.root.iterdir() if path.name.startswith(".seen")]
+    lost = replace(space, base={**space.base, "data": {**space.base["data"], "source": "store", "path": "/nothing"}})
+    (line,) = cluster_preflight.problems_of(lost, paths, [here])
+    assert "data set /nothing: " in line

@@ -16,14 +16,9 @@ from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
 from sweeps.worker import Place, TrialFailedError, record_failure, train_trial
-from tests.sweeps.trials import DIVERGING, METRIC, TOO_LARGE, fill_cache, numbers, planned_task, write_baseline
+from tests.sweeps.trials import DIVERGING, METRIC, TOO_LARGE, numbers, planned_task, write_baseline
 
 ALONE = Place(device=torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return fill_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
