@@ -32,7 +32,8 @@ class SweepPaths:
 
     @classmethod
     def of(cls, space: SearchSpace, results: Location, cache: Path | None = None) -> SweepPaths:
-        return cls((results / f"{space.name}-{space.profile}-{space.fingerprint}").absolute(), cache)
+        root = (results / f"{space.name}-{space.profile}-{space.fingerprint}").absolute()
+        return cls(root, None if cache is None else cache.absolute())
 
     @classmethod
     def at(cls, root: str, cache: str | Path | None = None) -> SweepPaths:

@@ -140,3 +140,9 @@ def test_a_baseline_is_reused_beside_it_and_candidates_warm_another_sweep(lab):
     with pytest.raises(SpaceError, match=r"warm_start\[0\]: got s3://.*-not, which has no ledger"):
         read_earlier(nowhere, new)
     assert locations.location(str(new.root)) == new.root
+
+
+def test_a_cache_that_is_named_from_here_is_named_from_the_root_for_ray(lab, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    paths = SweepPaths.of(lab.space, lab.paths.root.parent, Path("cache"))
+    assert paths.tune.is_relative_to(tmp_path / "cache")  # pyarrow takes a relative path for a URI without scheme
