@@ -11,10 +11,10 @@ SPACE ?= search_spaces/repa.yaml
 ARGS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help install sweep test lint types contracts tests coverage chaos fuzz lock format clean
+.PHONY: help install sweep test lint types contracts tests coverage chaos fuzz e2e lock format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: .venv/.installed ## make .venv with every locked package and the project
 
@@ -57,6 +57,9 @@ chaos: install ## kill processes of a small sweep at random, 28 times over, and 
 
 fuzz: install ## ten thousand generated search-space files: each a space, or one line of what is wrong
 	.venv/bin/python benchmarks/space_files.py $(ARGS)
+
+e2e: install ## ray up, ray exec, ray down on hosts made of namespaces (root; docs/e2e.md); logs in build/e2e
+	.venv/bin/python -m tests.e2e $(ARGS)
 
 format: install ## let ruff rewrite what it can
 	.venv/bin/ruff check --fix .

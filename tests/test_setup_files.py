@@ -34,6 +34,7 @@ FORBIDDEN = {
     "triton",
 }
 MACHINE_PATH = re.compile(r"(?<![\w.~$}{])/(tmp|work|root|var/folders|opt/(pypi|wheels)|home/(?!ray\b)|Users/)[\w/.-]*")
+MAKE_HOSTS = {"tests/e2e/host.sh", "tests/e2e/__main__.py"}  # /tmp and /home are those of any Linux there
 REGISTRY = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs\.org|--(extra-)?index-url")
 
 
@@ -180,7 +181,8 @@ def test_notice_names_every_data_package_with_its_version(name: str) -> None:
 
 def test_no_file_names_one_machine_or_one_registry() -> None:
     texts = {name: text for name, text in tracked_texts().items() if name != "tests/test_setup_files.py"}
-    found = [f"{name}: {hit.group()}" for name, text in texts.items() for hit in MACHINE_PATH.finditer(text)]
+    of_machines = {name: text for name, text in texts.items() if name not in MAKE_HOSTS}
+    found = [f"{name}: {hit.group()}" for name, text in of_machines.items() for hit in MACHINE_PATH.finditer(text)]
     found += [f"{name}: {hit.group()}" for name, text in texts.items() for hit in REGISTRY.finditer(text)]
     assert found == []
     assert {"pyproject.toml", "Makefile", "cluster.yaml"} <= texts.keys()
