@@ -96,7 +96,8 @@ def connect(address: str | None, log: Path) -> Connection:
     import ray
 
     if address is None:
-        # A token would have to be pasted into the dashboard. Ray's ports answer on every interface of this machine.
+        # Nothing of it can be reached from outside this machine, and a token would have to be pasted into the dashboard.
+        _stay_on_loopback()
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Nobody takes this machine away with a notice, and each watcher is a process that a slot waits for.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -114,6 +115,17 @@ def connect(address: str | None, log: Path) -> Connection:
     return Connection(address=gcs, dashboard=_dashboard_url(), grows=address is not None)
 
 
+def _stay_on_loopback() -> None:
+    """Let the Ray that this process starts listen on 127.0.0.1 alone, as it does on macOS and Windows.
+
+    On Linux it would take the machine's own address, even where it is told 127.0.0.1, and every interface with it.
+    """
+    from ray._private import ray_constants
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read it already
+
+
 def _initialise(address: str | None) -> None:
     import ray
 
@@ -123,7 +135,6 @@ def _initialise(address: str | None) -> None:
             "address": "local",
             "include_dashboard": True,
             "resources": {"driver": DRIVER_SLOTS},
-            "_node_ip_address": "127.0.0.1",
         }
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)

@@ -19,6 +19,7 @@ from sweeps.ledger import FAILED, FINISHED, Ledger, TrialRecord
 from sweeps.run import EXIT_BAD_INPUT, EXIT_HALTED, EXIT_INTERRUPTED, EXIT_TRIAL_FAILED
 from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
+from tests.sweeps.trials import filled_cache
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "tests" / "spaces" / "smoke.yaml"
@@ -40,7 +41,8 @@ def space_file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def command(space_file, tmp_path) -> list[str]:
+def command(space_file, tmp_path, tmp_path_factory) -> list[str]:
+    shutil.copytree(filled_cache(tmp_path_factory), tmp_path / "cache")
     folders = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
     return [sys.executable, "sweeps/run.py", str(space_file), "--address", "local", *folders]
 

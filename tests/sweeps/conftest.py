@@ -10,7 +10,7 @@ import pytest
 from sweeps import object_path
 from sweeps.object_path import ObjectPath
 from tests.flaky_server import Troubles, flaky_server
-from tests.sweeps.trials import fill_cache
+from tests.sweeps.trials import filled_cache
 
 QUICK = (0.001, 0.001, 0.001)
 
@@ -18,7 +18,7 @@ QUICK = (0.001, 0.001, 0.001)
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, teachers and reference features of the smoke space."""
-    return fill_cache(tmp_path_factory.mktemp("cache"))
+    return filled_cache(tmp_path_factory)
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.processes import Processes
 from prx_model.kept import Kept
 from sweeps import cluster, cluster_preflight, desk
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
@@ -27,15 +30,10 @@ from sweeps.sweep import Sweep
 from sweeps.task import Task
 from sweeps.worker import Place, train_trial
 from tests.sweeps.small_disks import fill, small_disk
-from tests.sweeps.trials import DIVERGING, TOO_LARGE, fill_cache, numbers, planned_task, smoke_space
+from tests.sweeps.trials import DIVERGING, TOO_LARGE, numbers, planned_task, smoke_space
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 240
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return fill_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +82,27 @@ class _Trial(threading.Thread):
         self.join(LIMIT_S)
         assert not self.is_alive(), f"{self.task.trial} has not ended in {LIMIT_S} s"
         return self
+
+
+def _listening() -> set[str]:
+    """The addresses, as the kernel writes them, that what this process has started listens on."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[3] == "0A":  # it listens
+                sockets[f"socket:[{fields[9]}]"] = fields[1].partition(":")[0]
+    found = set()
+    for process in Processes(os.getpid()).alive():
+        for link in Path(f"/proc/{process}/fd").glob("*"):
+            with suppress(OSError):  # closed by now
+                found.add(sockets.get(os.readlink(link), ""))
+    return found - {""}
+
+
+def test_no_other_machine_reaches_a_ray_that_is_started_here(address):
+    assert address.startswith("127.0.0.1:")
+    assert _listening() == {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and the same as IPv6
 
 
 def _shown_tasks(trial: str) -> list[str]:
@@ -273,10 +292,11 @@ def _wait_for_cpus(count: float) -> None:
         time.sleep(0.2)
 
 
-def test_a_node_prepares_what_the_driver_would(address, tmp_path):
+def test_a_node_prepares_what_the_driver_would(address, cache, tmp_path):
     told: list[tuple[str, int, int]] = []
     here, there = tmp_path / "here", tmp_path / "there"
     space = smoke_space()
+    shutil.copytree(cache, here)
     prepare_here(Sweep(space=space, paths=SweepPaths(tmp_path), cache=here), lambda *_: None)
     sweep = Sweep(space=space, paths=SweepPaths(tmp_path), cache=there)
     prepare_on_a_node(sweep, _resources(), lambda *progress: told.append(progress))

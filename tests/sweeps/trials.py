@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from prx_model.experiment import prepare
 from sweeps.config import fingerprint, to_plain
@@ -24,9 +27,15 @@ def smoke_space() -> SearchSpace:
     return load_space(SMOKE, "laptop")
 
 
-def fill_cache(folder: Path) -> Path:
-    prepare(smoke_space().candidate_config(OVERRIDES), folder)
-    return folder
+def filled_cache(factory: pytest.TempPathFactory) -> Path:
+    """Data, teachers and reference features of the smoke space, made once for all of pytest's processes."""
+    base = factory.getbasetemp()
+    if base.name.startswith("popen-"):  # of one of several processes
+        base = base.parent
+    with (base / "cache.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepare(smoke_space().candidate_config(OVERRIDES), base / "cache")
+    return base / "cache"
 
 
 def planned_task(paths: SweepPaths, cache: Path, trial: str, role: str, *, stop=None, change=None) -> Task:
