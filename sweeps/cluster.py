@@ -96,7 +96,7 @@ def connect(address: str | None, log: Path) -> Connection:
     import ray
 
     if address is None:
-        # Nothing of it can be reached from outside this machine, and a token would have to be pasted into the dashboard.
+        # Nothing of it can be reached from outside this machine, and the dashboard would ask for a token.
         _stay_on_loopback()
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Nobody takes this machine away with a notice, and each watcher is a process that a slot waits for.
