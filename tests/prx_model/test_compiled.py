@@ -96,8 +96,16 @@ def test_all_blocks_and_all_models_of_a_process_share_one_compilation():
     assert _num_graphs() - before == 2
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are traced and kept as ever, and then run by torch's own operators: a kernel takes g++ two seconds."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, *, options, **how: compiled(call, backend="aot_eager", **how))
+
+
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 def test_another_shape_in_between_changes_nothing(tiny: PRXConfig):
     eager = randomised(PRX(tiny))
     model = copy.deepcopy(eager)
