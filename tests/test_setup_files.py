@@ -33,7 +33,9 @@ FORBIDDEN = {
     "torchvision",
     "triton",
 }
-MACHINE_PATH = re.compile(r"(?<![\w.~$}{])/(tmp|work|root|var/folders|opt/(pypi|wheels)|home/(?!ray\b)|Users/)[\w/.-]*")
+MACHINE_PATH = re.compile(
+    r"(?<![\w.~$}{])/(tmp|work|root|var/folders|opt/(pypi|wheels)|home/(?!(?:ray|ubuntu)\b)|Users/)[\w/.-]*"
+)
 MAKE_HOSTS = {"tests/e2e/host.sh", "tests/e2e/__main__.py"}  # /tmp and /home are those of any Linux there
 REGISTRY = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs\.org|--(extra-)?index-url")
 
