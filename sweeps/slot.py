@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.node_types import price_of
 from sweeps.task import Task
 from sweeps.usage import Rate, rate_on
 
@@ -96,7 +95,9 @@ def serve(settings: dict[str, Any]) -> None:
 
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    place = Place(device=_device(), rank=rank, world_size=world_size, rate=_rate_here(settings["held"], world_size))
+    held = settings["held"]
+    device = _device(held.get("GPU", 0.0))
+    place = Place(device=device, rank=rank, world_size=world_size, rate=_rate_here(held, world_size))
     desk: Any = ray.get_actor(settings["desk"])
     kept = Kept()
     attempt = _attempt(place.world_size)
@@ -144,6 +145,8 @@ def _rate_here(held: Mapping[str, float], workers: int) -> Rate:
     """What a trial holds, by what its first worker holds and by the price of this node."""
     import ray
 
+    from sweeps.node_types import price_of  # knows the space, which imports torch: this module is a light driver's too
+
     context = ray.get_runtime_context()
     price = price_of(context.get_node_labels())
     node = {}
@@ -162,9 +165,22 @@ def check_device(device: Any) -> None:
         raise SlotBrokenError(f"{device} answers no more: {' '.join(str(error).split())}") from error
 
 
-def _device() -> Any:
+def unseen_gpus() -> str | None:
+    """What is wrong on a node that has GPUs by Ray's count: None where torch sees them too."""
     import torch
 
+    if torch.cuda.is_available():
+        return None
+    return "Ray counts GPUs here and torch sees none; see to `nvidia-smi`, and to a torch that is built for CUDA"
+
+
+def _device(gpus: float) -> Any:
+    """Of a worker that holds so many GPUs. Raises SlotBrokenError where it holds some and torch sees none."""
+    import ray
+    import torch
+
+    if gpus and (problem := unseen_gpus()):
+        raise SlotBrokenError(f"node {ray.util.get_node_ip_address()}: {problem}")
     if not torch.cuda.is_available():
         return torch.device("cpu")
     from ray.train.torch import get_device

@@ -11,7 +11,7 @@ import torch
 from prx_model.kept import Kept
 from sweeps.audit import audit_of
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
-from sweeps.slot import SlotBrokenError, as_new, check_device
+from sweeps.slot import SlotBrokenError, _device, as_new, check_device
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
@@ -327,6 +327,13 @@ def test_a_device_that_answers_no_more_ends_the_slot():
     check_device(torch.device("cpu"))
     with pytest.raises(SlotBrokenError, match="meta answers no more"):
         check_device(torch.device("meta"))  # computes, and can give no number back: as near as a CPU comes to it
+
+
+def test_a_worker_whose_gpu_torch_does_not_see_does_not_fall_back_on_the_cpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert _device(0.0) == torch.device("cpu")
+    with pytest.raises(SlotBrokenError, match=r"^node .*: Ray counts GPUs here and torch sees none; see to"):
+        _device(0.5)
 
 
 def test_rows_are_json_that_others_can_read(paths, cache):
