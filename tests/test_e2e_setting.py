@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from sweeps.ledger import End, EvaluationRow, Start, TrialRecord
 from sweeps.space_file import read_space, resolve
-from tests.e2e.launcher import OVERLAY, container_environment, laid_over, shipped
+from tests.e2e.hosts import ON_HOSTS
+from tests.e2e.launcher import OVERLAY, ROOT, container_environment, laid_over, shipped
 from tests.e2e.watched import SPACE, differences, findings
 
 LAID_OVER = yaml.safe_load(OVERLAY.read_text())
@@ -46,6 +50,14 @@ def test_null_takes_a_key_out_and_leaves_the_rest() -> None:
 
 def test_environment_of_the_container_reaches_the_hosts() -> None:
     assert container_environment(shipped())["RAY_AUTH_MODE"] == "token"
+
+
+@pytest.mark.parametrize(("path", "answered_by"), [(str(ROOT), "sweeps.slot"), (f"{ROOT}:{ON_HOSTS}", "sitecustomize")])
+def test_only_on_hosts_nobody_asks_for_the_gpus_themselves(path: str, answered_by: str) -> None:
+    """And wherever it runs, a trial's driver imports no torch: there is one for every trial that is open."""
+    words = "import sys, sweeps.trial; print(sys.modules['sweeps.slot'].unseen_gpus.__module__, 'torch' in sys.modules)"
+    told = subprocess.check_output([sys.executable, "-c", words], env={**os.environ, "PYTHONPATH": path}, text=True)
+    assert told.split() == [answered_by, "False"]
 
 
 @pytest.mark.parametrize(("profile", "workers"), [("cluster", 1), ("wide", 2)])

@@ -99,9 +99,11 @@ def undisturbed(cloud: Cloud, launcher: Launcher, head: str) -> WatchedSweep:
 
 def two_hosts(cloud: Cloud, launcher: Launcher, head: str, quiet: WatchedSweep) -> None:
     """A trial of two workers spans two hosts, and comes to what one worker has come to but for rounding."""
-    options = ("--profile wide",)
-    sweep = WatchedSweep(cloud=cloud, launcher=launcher, head=head, bucket=BUCKET, prefix="wide", options=options)
-    with step("a sweep of two-worker trials, each on two hosts"), sweep.driver() as begun:
+    options = ("--profile", "wide")
+    sweep = WatchedSweep(
+        cloud=cloud, launcher=launcher, head=head, bucket=BUCKET, prefix="wide", options=options, as_a_job=True
+    )
+    with step("ray job submit: a sweep of two-worker trials, each on two hosts"), sweep.driver() as begun:
         sweep.to_the_end(begun, SWEEP_S)
     print(table(sweep.records()), flush=True)
     assert any(len(hosts) == 2 for hosts in sweep.seen), f"no trial spanned two hosts: {sweep.seen}"

@@ -14,6 +14,7 @@ from sweeps.ledger import Ledger, TrialRecord
 from sweeps.storage import SweepPaths
 from tests.e2e.clock import tell, wait_for
 from tests.e2e.cloud import Cloud
+from tests.e2e.hosts import HOME
 from tests.e2e.launcher import Begun, Launcher
 
 SPACE = "tests/e2e/space.yaml"
@@ -24,7 +25,8 @@ METRIC = "mmd_lite0"
 class WatchedSweep:
     """One sweep of the cluster, by the place of its results in the bucket.
 
-    seen: hosts on which workers of trials ran, each set as it was at one look.
+    as_a_job: handed in by `ray job submit`, instead of typed on the head by `ray exec`. seen: hosts on which workers of
+    trials ran, each set as it was at one look.
     """
 
     cloud: Cloud
@@ -33,14 +35,16 @@ class WatchedSweep:
     bucket: str
     prefix: str
     options: tuple[str, ...] = ()
+    as_a_job: bool = False
     seen: set[frozenset[str]] = field(default_factory=set)
 
     @contextmanager
     def driver(self) -> Iterator[Begun]:
         """The command of cluster.yaml's first lines. The same one again goes on."""
-        words = ["python sweeps/run.py", SPACE, f"--results s3://{self.bucket}/{self.prefix}", *self.options]
+        places = ["--results", f"s3://{self.bucket}/{self.prefix}", "--cache", f"{HOME}/cache"]
+        words = ["python", "sweeps/run.py", SPACE, *places, *self.options]
         command = f"cd ~/prx-sweeps && sh -c 'echo $$ > ~/driver.pid; exec {' '.join(words)}'"
-        with self.launcher.begin("exec", command) as begun:
+        with self.launcher.submit(*words) if self.as_a_job else self.launcher.begin("exec", command) as begun:
             yield begun
 
     def kill_driver(self) -> None:
