@@ -15,13 +15,12 @@ from typing import Any
 
 
 def _with_gloo(module: ModuleType) -> None:
-    start = module._TorchBackend.on_start
+    start = module.init_process_group
 
-    def with_gloo(self: Any, worker_group: Any, backend_config: Any) -> None:
-        backend_config.backend = backend_config.backend or "gloo"
-        start(self, worker_group, backend_config)
+    def with_gloo(backend: str | None = None, *arguments: Any, **options: Any) -> None:
+        start("gloo" if backend == "nccl" else backend, *arguments, **options)
 
-    module._TorchBackend.on_start = with_gloo
+    module.init_process_group = with_gloo
 
 
 def _without_a_look(module: ModuleType) -> None:
@@ -30,7 +29,7 @@ def _without_a_look(module: ModuleType) -> None:
 
 
 CHANGED: dict[str, Callable[[ModuleType], None]] = {
-    "ray.train.torch.config": _with_gloo,
+    "torch.distributed.distributed_c10d": _with_gloo,
     "sweeps.slot": _without_a_look,
 }
 
