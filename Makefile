@@ -58,7 +58,7 @@ chaos: install ## kill processes of a small sweep at random, 28 times over, and 
 fuzz: install ## ten thousand generated search-space files: each a space, or one line of what is wrong
 	.venv/bin/python benchmarks/space_files.py $(ARGS)
 
-e2e: install ## ray up, ray exec, ray down on hosts made of namespaces (root; docs/e2e.md); logs in build/e2e
+e2e: install ## ray up, a sweep with lost nodes, ray down, on hosts made of namespaces (root; docs/e2e.md); logs in build/e2e
 	.venv/bin/python -m tests.e2e $(ARGS)
 
 format: install ## let ruff rewrite what it can

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,10 +83,11 @@ class Experiment:
     space: LatentSpace | None = None
     teacher: OnlineTeacher | None = None
 
-    def evaluations(self) -> Iterator[Evaluation | Pause]:
+    def evaluations(self, pause_asked: Callable[[], bool] | None = None) -> Iterator[Evaluation | Pause]:
         """Train to the end, evaluation by evaluation, each as far as the caller looks. Break out of it to stop.
 
-        With `checkpoint_every_min`, pauses come between them: moments to save the state, with nothing to look at.
+        With `checkpoint_every_min`, and where `pause_asked` says so, pauses come between them: moments to save the
+        state, with nothing to look at.
         """
         null_text = self.state.objective.null_text
         config, space = self.config.evaluation.sampler, self.space
@@ -106,6 +107,7 @@ class Experiment:
             evaluate=evaluate,
             workers=self.workers,
             teacher=self.teacher,
+            pause_asked=pause_asked,
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prx_model.weights import Need
+from sweeps import slot
 from sweeps.config import listing
 from sweeps.locations import Location
 from sweeps.node_types import PRICE_LABEL, NodeType, Offer, current_offer, shortfall
@@ -33,13 +34,17 @@ SHARED = "results must lie where every node can write: a folder that all share, 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a node is asked. word: what the driver has written to `driver_file` in the results folder `root`."""
+    """What a node is asked. word: what the driver has written to `driver_file` in the results folder `root`.
+
+    gpus: whether a trial's worker takes some.
+    """
 
     root: str
     driver_file: str
     word: str
     data: str | None
     needs: tuple[Need, ...]
+    gpus: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,7 @@ def problems_of(space: SearchSpace, paths: SweepPaths, nodes: Sequence[str]) -> 
         word=word,
         data=str(data.path) if data.source == "store" else None,
         needs=tuple(weight_needs(space)),
+        gpus=space.resources.gpus_per_worker > 0,
     )
     note = paths.root / question.driver_file
     try:
@@ -174,6 +180,8 @@ def answer_of_this_node(question: Question) -> Answer:
 
     host = ray.util.get_node_ip_address()
     problems = list(_data_and_weights(question))
+    if question.gpus and (unseen := slot.unseen_gpus()):
+        problems.append(unseen)
     root, file = SweepPaths.at(question.root).root, f".seen-by-{uuid.uuid4().hex}"
     try:
         seen = (root / question.driver_file).read_bytes() == question.word.encode()

@@ -134,6 +134,14 @@ class Desk:
             self.num_served += 1
         await self._tell_all()
 
+    async def handed_back(self, slot: str) -> None:
+        """The slot's machine will be taken away, and the slot leaves: its task is saved, lost nothing, comes next."""
+        state = self.slots[slot]
+        if state.job is not None and not state.job.over:
+            self.queue.appendleft(state.job)
+        state.job, state.retired = None, True
+        await self._tell_all()
+
     async def failed(self, slot: str, number: int, rank: int, world_size: int, orderly: bool) -> tuple[bool, bool]:
         """One worker's word that its task failed; answered when all have said so, or did not in time.
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import random
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.node_types import price_of
 from sweeps.task import Task
 from sweeps.usage import Rate, rate_on
 
@@ -92,11 +92,14 @@ def serve(settings: dict[str, Any]) -> None:
     from ray import train
 
     from prx_model.kept import Kept
-    from sweeps.worker import Place
+    from sweeps.worker import LeavingError, Place
 
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    place = Place(device=_device(), rank=rank, world_size=world_size, rate=_rate_here(settings["held"], world_size))
+    held = settings["held"]
+    device = _device(held.get("GPU", 0.0))
+    rate = _rate_here(held, world_size)
+    place = Place(device=device, rank=rank, world_size=world_size, rate=rate, is_leaving=_notice())
     desk: Any = ray.get_actor(settings["desk"])
     kept = Kept()
     attempt = _attempt(place.world_size)
@@ -104,8 +107,13 @@ def serve(settings: dict[str, Any]) -> None:
         task: Any = ray.get(desk.take.remote(settings["slot"], attempt, number))
         if task is None:
             return
-        with as_new(task["num_threads"]):
-            _serve_one(desk, settings["slot"], number, Task(**task), place, kept)
+        try:
+            with as_new(task["num_threads"]):
+                _serve_one(desk, settings["slot"], number, Task(**task), place, kept)
+        except LeavingError:
+            if rank == 0:
+                ray.get(desk.handed_back.remote(settings["slot"]))
+            return
 
 
 def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: Any) -> None:
@@ -144,12 +152,25 @@ def _rate_here(held: Mapping[str, float], workers: int) -> Rate:
     """What a trial holds, by what its first worker holds and by the price of this node."""
     import ray
 
+    from sweeps.node_types import price_of  # knows the space, which imports torch: this module is a light driver's too
+
     context = ray.get_runtime_context()
     price = price_of(context.get_node_labels())
     node = {}
     if price is not None:
         node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     return rate_on(node, price, cpus=held["CPU"], gpus=held.get("GPU", 0.0), workers=workers)
+
+
+def _notice() -> Callable[[], bool] | None:
+    """Says whether a machine of this slot will be taken away (spot); None where Ray is told not to look."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    if os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") == "0":
+        return None
+    # ray.train.get_preemption_info is a barrier of all workers, in which they stand still; they agree by themselves.
+    told = get_train_context().preemption_context
+    return lambda: told.preemption_info is not None
 
 
 def check_device(device: Any) -> None:
@@ -162,9 +183,22 @@ def check_device(device: Any) -> None:
         raise SlotBrokenError(f"{device} answers no more: {' '.join(str(error).split())}") from error
 
 
-def _device() -> Any:
+def unseen_gpus() -> str | None:
+    """What is wrong on a node that has GPUs by Ray's count: None where torch sees them too."""
     import torch
 
+    if torch.cuda.is_available():
+        return None
+    return "Ray counts GPUs here and torch sees none; see to `nvidia-smi`, and to a torch that is built for CUDA"
+
+
+def _device(gpus: float) -> Any:
+    """Of a worker that holds so many GPUs. Raises SlotBrokenError where it holds some and torch sees none."""
+    import ray
+    import torch
+
+    if gpus and (problem := unseen_gpus()):
+        raise SlotBrokenError(f"node {ray.util.get_node_ip_address()}: {problem}")
     if not torch.cuda.is_available():
         return torch.device("cpu")
     from ray.train.torch import get_device
@@ -190,7 +224,7 @@ def as_new(num_threads: int) -> Iterator[None]:
     import numpy as np
     import torch
 
-    from sweeps.worker import forget_peak_memory
+    from sweeps.peak_memory import forget_peak_memory
 
     settings = _torch_settings()
     torch.set_num_threads(num_threads)

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Stopper
 
 from sweeps.desk import ENDED, EVALUATED, HALTED, LOST, Desk
-from sweeps.slot import SlotSettings, run_slot
+from sweeps.slot import SlotBrokenError, SlotSettings, run_slot
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 
@@ -126,6 +126,13 @@ def _answer(call: Any) -> Any:
     return ray.get(call)
 
 
+def _why(error: Exception) -> str:
+    """One line of why a slot is lost: what a worker has met, before what Ray Train tells around it."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    told = next((failure for failure in failures.values() if isinstance(failure, SlotBrokenError)), error)
+    return f"{type(told).__name__}: {' '.join(str(told).split())[:400]}"
+
+
 @dataclass
 class _Pool:
     """Keeps as many slots as there is work for. One thread looks after them, another waits for each."""
@@ -175,7 +182,7 @@ class _Pool:
         except Exception as error:
             if self.closing.is_set():
                 return
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            reason = _why(error)
             logger.warning("slot %s is lost: %s", name, reason)
         try:
             _answer(self.desk.left.remote(name, reason))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from sweeps.heartbeats import heartbeat
 from sweeps.judging import Judge
 from sweeps.ledger import FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
 from sweeps.locks import only_writer
+from sweeps.peak_memory import peak_memory_bytes
 from sweeps.resumption import is_over, resumed, stopped_by
 from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
@@ -39,12 +39,16 @@ logger = logging.getLogger("sweeps.worker")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a trial runs: one of so many workers, on a device. rate: what the trial holds."""
+    """Where a trial runs: one of so many workers, on a device. rate: what the trial holds.
+
+    is_leaving: whether this machine will be taken away; None where nobody would say so.
+    """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
     rate: Rate = field(default_factory=Rate)
+    is_leaving: Callable[[], bool] | None = None
 
     def workers(self, config: ExperimentConfig) -> Workers:
         """All workers of the trial, in the process group that Ray Train has made."""
@@ -52,6 +56,10 @@ class Place:
         workers = joined_workers(config.training.parallel, find_unused=ends_early)
         assert (workers.rank, workers.world_size) == (self.rank, self.world_size), (workers, self)
         return workers
+
+
+class LeavingError(Exception):
+    """A machine of the trial will be taken away; the trial is saved, and goes on elsewhere."""
 
 
 class TrialFailedError(Exception):
@@ -69,7 +77,8 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
     """Run one trial from its latest checkpoint, where there is one, to its end.
 
     On rank 0 every evaluation is yielded when its row is in the ledger and its checkpoint on disk; on other ranks
-    nothing is. Raises TrialFailedError, with the log written; its end is not recorded yet.
+    nothing is. Raises TrialFailedError, with the log written; its end is not recorded yet. Raises LeavingError on all
+    workers where one of their machines will be taken away.
     """
     paths = SweepPaths.at(task.root, task.cache)
     trial = _Trial(task, place, Ledger(paths))
@@ -79,6 +88,9 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
             if place.rank == 0:
                 trial.check_ours = stack.enter_context(only_writer(paths, task.trial))
             yield from trial.run(kept)
+        except LeavingError as notice:
+            logger.info("%s", notice)
+            raise
         except Exception as error:
             logger.exception("trial %s failed on rank %d", task.trial, place.rank)
             # A gradient that is not finite is so on every worker, a checkpoint fails for all, and a run that cannot be
@@ -137,10 +149,11 @@ class _Trial:
             if self.place.rank == 0:
                 stack.enter_context(heartbeat(self.ledger.paths, self.task.trial, lambda: self.step))
             resumed_from = experiment.state.step
-            for moment in experiment.evaluations():
+            for moment in experiment.evaluations(self.place.is_leaving):
                 if isinstance(moment, Pause):
                     self._save(experiment)
                     logger.info("checkpoint at step %d", moment.step)
+                    self._leave_if_told(experiment.workers)
                     continue
                 looks, eval_s = self._look(moment, experiment, judge)
                 row = None
@@ -157,6 +170,11 @@ class _Trial:
         if self.place.rank == 0:
             stopped = verdict.reason if verdict is not None and verdict.stop else None
             self._end(stopped, f"trained all {num_steps} steps", self.step)
+
+    def _leave_if_told(self, workers: Workers) -> None:
+        """After a checkpoint. Raises LeavingError on all workers alike."""
+        if self.place.is_leaving is not None and self._agreed(self.place.is_leaving(), workers):
+            raise LeavingError(f"a machine of {self.task.trial} will be taken away; it is saved at step {self.step}")
 
     def _is_decided(self) -> bool:
         """On rank 0, whether the ledger has the trial's end already, or its stop, which is then made its end."""
@@ -268,29 +286,3 @@ class _Trial:
         What is rank 0's to decide, the others answer with False.
         """
         return bool(workers.gather(torch.tensor([float(mine)], device=self.place.device)).sum() > 0)
-
-
-def forget_peak_memory() -> None:
-    """Let the peak begin anew, where the system can."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        _write_quietly("/proc/self/clear_refs", "5")
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident size of this process since `forget_peak_memory`; where there is a GPU, of its allocations."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _write_quietly(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text)
-    except OSError:
-        logger.debug("%s cannot be written: the peak of memory is that of the whole process", path)

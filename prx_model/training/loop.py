@@ -48,6 +48,7 @@ def train(
     workers: Workers | None = None,
     teacher: TeacherCall | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    pause_asked: Callable[[], bool] | None = None,
 ) -> Iterator[Evaluation | Pause]:
     """Train from state.step to config.steps; yield at every evaluation, and where it is time for a checkpoint.
 
@@ -59,6 +60,7 @@ def train(
     teacher: images [B, 3, R, R] uint8 and the (rows, columns) of the token grid -> tokens [B, N, Z], on the device; for
         batches that bring no teacher tokens, in the steps in which REPA has weight.
     clock: seconds, of which the loop takes differences. The first worker's decides on pauses.
+    pause_asked: whether there is to be a pause soon, such as before this machine is taken away; any worker may say so.
     Raises DivergedError where the loss or the gradient is not finite.
     """
     workers = workers or state.workers
@@ -74,7 +76,7 @@ def train(
                 watch.restart()
             elif state.step % FINITE_CHECK_STEPS == 0:
                 state.window.read(workers, step=state.step)
-                if _agreed(watch.is_over(config.checkpoint_every_min), workers, step.device):
+                if _pause_is_due(watch.is_over(config.checkpoint_every_min), pause_asked, workers, step.device):
                     state.window.wall_s += watch.read()
                     yield Pause(step=state.step)
                     watch.restart()
@@ -197,12 +199,17 @@ class _Watch:
         return None if minutes is None else self._clock() - self._started >= 60 * minutes
 
 
-def _agreed(mine: bool | None, workers: Workers, device: torch.device) -> bool:
-    """What the first worker says, known to all. None is said by all alike, and is a no."""
-    if mine is None:
+def _pause_is_due(
+    is_over: bool | None, asked: Callable[[], bool] | None, workers: Workers, device: torch.device
+) -> bool:
+    """By the first worker's clock, or because any worker was asked for one; known to all.
+
+    Where there is neither, which all know alike, nothing is exchanged.
+    """
+    if is_over is None and asked is None:
         return False
-    said = torch.tensor([float(mine and workers.rank == 0)], device=device)
-    return bool(workers.gather(said).sum() > 0)
+    mine = bool(is_over and workers.rank == 0) or (asked is not None and asked())
+    return bool(workers.gather(torch.tensor([float(mine)], device=device)).sum() > 0)
 
 
 def _evaluation(

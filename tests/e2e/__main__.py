@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = {"ip": "iproute2", "sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync", "unshare": "util-linux"}
 INSIDE = "PRX_E2E_INSIDE"
+PARTS = ["two-hosts", "losses", "idle"]  # of the scenario
 NAMESPACES = ["--net", "--pid", "--mount", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -52,11 +53,12 @@ def why_not() -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.e2e", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "e2e", help="emptied first; logs stay there")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="parts between ray up and ray down")
     options = parser.parse_args()
     if INSIDE in os.environ:
         from tests.e2e import scenario
 
-        return scenario.run(options.work)
+        return scenario.run(options.work, options.only)
     reason = why_not()
     if reason:
         print(f"e2e: skipped: {reason}")
@@ -70,7 +72,7 @@ def main() -> int:
         return 2
     os.set_inheritable(lock.fileno(), True)  # held until the last process is gone
     os.environ[INSIDE] = "1"
-    arguments = ["--work", str(options.work.resolve())]
+    arguments = ["--work", str(options.work.resolve()), "--only", *options.only]
     return os.execvp("unshare", ["unshare", *NAMESPACES, sys.executable, "-m", "tests.e2e", *arguments])
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +16,14 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.cloud import CREDENTIALS, ENDPOINT
+from tests.e2e.clock import wait_for
+from tests.e2e.cloud import CREDENTIALS, ENDPOINT, answers
 from tests.e2e.hosts import HOME, USER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OVERLAY = Path(__file__).with_name("overlay.yaml")
 KEY_NAME = "e2e"
+DASHBOARD = 8265
 
 
 def laid_over(below: Any, above: Any) -> Any:
@@ -156,11 +160,25 @@ class Launcher:
     @contextmanager
     def begin(self, command: str, *arguments: str) -> Iterator[Begun]:
         """The same, going on while the body runs, and ended with it."""
-        self.begun_so_far.append(command)
-        log = self.folder / "logs" / f"{len(self.begun_so_far):02d}-ray-{command}.log"
+        with self._begin(command, [command, str(self.file), *arguments]) as begun:
+            yield begun
+
+    @contextmanager
+    def submit(self, *words: str) -> Iterator[Begun]:
+        """`ray job submit` of the checkout, through the tunnel of `ray dashboard`; likewise."""
+        address = ["--address", f"http://127.0.0.1:{DASHBOARD}"]
+        with self.begin("dashboard"):
+            wait_for("the tunnel to the dashboard", lambda: answers("127.0.0.1", DASHBOARD), 60)
+            with self._begin("job-submit", ["job", "submit", *address, "--working-dir", ".", "--", *words]) as begun:
+                yield begun
+
+    @contextmanager
+    def _begin(self, name: str, words: Sequence[str]) -> Iterator[Begun]:
+        self.begun_so_far.append(name)
+        log = self.folder / "logs" / f"{len(self.begun_so_far):02d}-ray-{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [f"{sys.prefix}/bin/ray", command, str(self.file), *arguments],
+                [f"{sys.prefix}/bin/ray", *words],
                 cwd=self.checkout, env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
@@ -168,7 +186,7 @@ class Launcher:
             yield Begun(process=process, log=log)
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # its ssh too
                 process.wait()
 
     def ssh(self, address: str, command: str) -> list[str]:

@@ -52,6 +52,15 @@ def test_a_folder_that_is_not_shared_is_noticed(paths, tmp_path):
     assert f"what it writes to {paths.root} cannot be read here" in unseen
 
 
+def test_gpus_that_ray_counts_and_torch_does_not_see_are_a_problem(paths, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (problem,) = _problems(paths, replace(_question(paths), gpus=True))
+    assert "Ray counts GPUs here and torch sees none; see to `nvidia-smi`" in problem
+    assert _problems(paths, _question(paths)) == []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert _problems(paths, replace(_question(paths), gpus=True)) == []
+
+
 def test_data_and_weights_are_looked_for_where_trials_run(paths, tmp_path):
     need = Need(what="teacher x", home=Packages(names=("no-such-package",), extra="laptop"))
     question = replace(_question(paths), data=str(tmp_path / "nothing"), needs=(need,))

@@ -139,6 +139,23 @@ def test_the_trial_of_a_lost_slot_comes_first_and_is_given_up_after_its_third_lo
     _at_a_desk(scene)
 
 
+def test_the_trial_of_a_slot_whose_machine_is_taken_away_comes_first_and_has_lost_nothing():
+    async def scene(desk: Desk) -> None:
+        for trial in "ab":
+            await desk.submit(_task(trial))
+        for number in range(5):
+            slot = f"slot{number}"
+            assert await desk.take(slot, "x", 0) == _task("a")
+            await desk.handed_back(slot)
+            assert await desk.take(slot, "x", 1) is None, "it is not to take another one"
+            await desk.left(slot, None)
+        assert await desk.take("last", "x", 0) == _task("a")
+        await desk.finished("last")
+        assert await _kinds(desk, "a") == [ENDED]
+
+    _at_a_desk(scene)
+
+
 def test_a_slot_whose_workers_are_started_again_gets_its_task_again():
     async def scene(desk: Desk) -> None:
         await desk.submit(_task("a"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ import torch
 from prx_model.kept import Kept
 from sweeps.audit import audit_of
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
-from sweeps.slot import SlotBrokenError, as_new, check_device
+from sweeps.slot import SlotBrokenError, _device, as_new, check_device
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
-from sweeps.worker import Place, TrialFailedError, record_failure, train_trial
+from sweeps.worker import LeavingError, Place, TrialFailedError, record_failure, train_trial
 from tests.sweeps.trials import DIVERGING, METRIC, TOO_LARGE, numbers, planned_task, write_baseline
 
 ALONE = Place(device=torch.device("cpu"))
@@ -327,6 +328,30 @@ def test_a_device_that_answers_no_more_ends_the_slot():
     check_device(torch.device("cpu"))
     with pytest.raises(SlotBrokenError, match="meta answers no more"):
         check_device(torch.device("meta"))  # computes, and can give no number back: as near as a CPU comes to it
+
+
+def test_a_worker_whose_gpu_torch_does_not_see_does_not_fall_back_on_the_cpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert _device(0.0) == torch.device("cpu")
+    with pytest.raises(SlotBrokenError, match=r"^node .*: Ray counts GPUs here and torch sees none; see to"):
+        _device(0.5)
+
+
+def test_a_trial_whose_machine_is_taken_away_is_saved_and_comes_to_the_same_elsewhere(
+    paths, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("prx_model.training.loop.FINITE_CHECK_STEPS", 1)
+    undisturbed = SweepPaths(tmp_path / "undisturbed")
+    undisturbed.create()
+    _train(planned_task(undisturbed, cache, "baseline-seed0", BASELINE))
+    task, said = planned_task(paths, cache, "baseline-seed0", BASELINE), iter([False, False, False, True, True])
+    leaving = replace(ALONE, is_leaving=lambda: next(said))
+    with pytest.raises(LeavingError, match=r"baseline-seed0 will be taken away; it is saved at step 5$"):
+        list(train_trial(task, leaving, Kept()))
+    assert Ledger(paths).record("baseline-seed0").end is None
+    _train(task)
+    assert numbers(paths, "baseline-seed0") == numbers(undisturbed, "baseline-seed0")
+    assert [row.resumed_from for row in Ledger(paths).record("baseline-seed0").evaluations] == [0, 5, 5, 5]
 
 
 def test_rows_are_json_that_others_can_read(paths, cache):

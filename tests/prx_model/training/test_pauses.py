@@ -87,6 +87,12 @@ def test_unless_asked_for_there_is_no_pause():
     assert _steps(FAST, between_s=1000.0) == [("Evaluation", 2), ("Evaluation", 4), ("Evaluation", 6)]
 
 
+def test_a_pause_comes_when_the_caller_asks_for_one_whatever_the_clock_says():
+    config, asked = replace(FAST, steps=70, eval_every_steps=70), iter([False, True, False])
+    came = run(TrainState(objective_of(None), config), config, pause_asked=lambda: next(asked))
+    assert [it.step for it in came if isinstance(it, Pause)] == [40]
+
+
 @pytest.mark.usefixtures("asked_every_step")
 def test_a_pause_changes_no_training_and_no_loss():
     paused = replace(FAST, checkpoint_every_min=OFTEN)
