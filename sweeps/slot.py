@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import random
 import uuid
 from collections.abc import Iterator, Mapping
@@ -96,7 +97,8 @@ def serve(settings: dict[str, Any]) -> None:
 
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    place = Place(device=_device(), rank=rank, world_size=world_size, rate=_rate_here(settings["held"], world_size))
+    rate = _rate_here(settings["held"], world_size)
+    place = Place(device=_device(), rank=rank, world_size=world_size, rate=rate, told=_told_of_this_process())
     desk: Any = ray.get_actor(settings["desk"])
     kept = Kept()
     attempt = _attempt(place.world_size)
@@ -116,6 +118,8 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
     from sweeps.obstacles import obstacle
     from sweeps.worker import TrialFailedError, record_failure, train_trial
 
+    # Ray keeps what a worker prints in one file for all of its trials.
+    print(f"{task.shown} starts, rank {place.rank}", flush=True)
     try:
         for row in train_trial(task, place, kept):
             told = {**row.metrics, "step": row.step, "num_samples": row.num_samples, "trial": task.trial}
@@ -150,6 +154,15 @@ def _rate_here(held: Mapping[str, float], workers: int) -> Rate:
     if price is not None:
         node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     return rate_on(node, price, cpus=held["CPU"], gpus=held.get("GPU", 0.0), workers=workers)
+
+
+def _told_of_this_process() -> str:
+    """Where to find this worker in Ray's dashboard, and what it prints on the disk of its node."""
+    import ray
+
+    context = ray.get_runtime_context()
+    own = f"actor {context.get_actor_id()} on node {ray.util.get_node_ip_address()}"
+    return f"{own}, which prints to {os.path.realpath('/proc/self/fd/1')}"
 
 
 def check_device(device: Any) -> None:
