@@ -145,7 +145,7 @@ def _hours(records: Sequence[TrialRecord]) -> Iterator[Sample]:
     yield "sweep_gpu_hours", {}, usage.gpu_s / HOUR_S
     yield "sweep_cpu_hours", {}, usage.cpu_s / HOUR_S
     yield "sweep_cost_dollars", {}, usage.usd
-    saved = [(saved_s(record), record.evaluations[-1]) for record in records if record.outcome == STOPPED]
+    saved = [(seconds, record.evaluations[-1]) for record in records if (seconds := saved_s(record))]
     yield "sweep_saved_gpu_hours", {}, sum(seconds * (row.gpus or 0.0) for seconds, row in saved) / HOUR_S
     yield "sweep_saved_cpu_hours", {}, sum(seconds * (row.cpus or 0.0) for seconds, row in saved) / HOUR_S
 
