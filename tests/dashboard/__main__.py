@@ -179,7 +179,7 @@ def _screenshot(setting: Setting, name: str, page: str) -> None:
     job = setting.state("jobs")[0]["job_id"]
     target = setting.work / f"{name}.png"
     browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--lang=en"]
-    look = ["--window-size=1600,3600", "--virtual-time-budget=15000", f"--screenshot={target}"]
+    look = ["--window-size=1600,1900", "--virtual-time-budget=15000", f"--screenshot={target}"]
     profile = f"--user-data-dir={setting.work / 'chromium'}"
     url = f"{setting.dashboard}/{page.format(job=job)}"
     subprocess.run([*browser, *look, profile, url], capture_output=True, timeout=120, check=True)
