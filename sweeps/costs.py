@@ -55,7 +55,7 @@ def working_s(rows: Iterable[object]) -> float:
 class Compute:
     """What all trials together have cost and saved.
 
-    saved_s: an estimate; see sweeps.summary.TrialSummary. num_sampled: images that evaluations have sampled; num_full:
+    saved_s: an estimate; see sweeps.trial_summary.saved_s. num_sampled: images that evaluations have sampled; num_full:
     that they would have, each on all samples.
     """
 

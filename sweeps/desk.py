@@ -81,7 +81,7 @@ class Desk:
         return job.news[seen:]
 
     async def until_end(self, trial: str) -> None:
-        """Return when the trial is over. Called under the trial's name, it is how Ray's dashboard shows the trial."""
+        """Return when the trial is over. Called under the trial's title, it is how Ray's dashboard shows the trial."""
         job = self.jobs[trial]
         await self._until(lambda: job.over, None)
 

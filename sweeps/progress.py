@@ -13,12 +13,13 @@ from rich.live import Live
 from rich.table import Table
 
 from prx_model.data.patience import StorageError
+from sweeps.gauges import Gauges
 from sweeps.heartbeats import Heartbeats
-from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord, baseline_curves
+from sweeps.ledger import FAILED, FINISHED, STOPPED, EvaluationRow, Ledger, TrialRecord, baseline_curves
 from sweeps.rule import compare
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.summary import short_config
+from sweeps.titles import short_config
 from sweeps.usage import usage_of, used_up
 from sweeps.wording import duration
 
@@ -29,12 +30,16 @@ PLAIN_HEARTBEAT_S = 60.0  # without a terminal, so often a line says that work g
 
 @dataclass
 class Watch:
-    """Follows a ledger and prints what is new in it. `planned` is the number of trials of the whole sweep."""
+    """Follows a ledger and prints what is new in it. `planned` is the number of trials of the whole sweep.
+
+    gauges: where Prometheus is shown the same.
+    """
 
     console: Console
     space: SearchSpace
     paths: SweepPaths
     planned: int
+    gauges: Gauges | None = None
     started: float = field(default_factory=time.monotonic)
     seen: set[tuple[str, str, int]] = field(default_factory=set)
     last_line: float = field(default_factory=time.monotonic)
@@ -58,11 +63,18 @@ class Watch:
             for event in _events(record):
                 if event not in self.seen:
                     self.seen.add(event)
-                    self._print(record, event, records)
+                    self._tell(record, event, records)
+        if self.gauges is not None:
+            self.gauges.show(records, self._step)
         quiet = time.monotonic() - self.last_line > PLAIN_HEARTBEAT_S
         if quiet and not self.console.is_terminal:
             self._line(self._standing_line(records))
         return self._standing(records)
+
+    def _tell(self, record: TrialRecord, event: tuple[str, str, int], records: Sequence[TrialRecord]) -> None:
+        self._print(record, event, records)
+        if self.gauges is not None and event[1] == "evaluation":
+            self.gauges.count(_row_at(record, event[2]))
 
     def _line(self, text: str) -> None:
         self.last_line = time.monotonic()
@@ -82,7 +94,7 @@ class Watch:
                 self._line(f"{'':<16} log: {record.end.log}")
 
     def _measured(self, record: TrialRecord, step: int, records: Sequence[TrialRecord]) -> str:
-        row = next(row for row in record.evaluations if row.step == step)
+        row = _row_at(record, step)
         metric = self.space.objective.metric
         notes = [] if row.num_samples >= self.num_samples else [f"n={row.num_samples}"]
         if not record.is_baseline:
@@ -102,7 +114,7 @@ class Watch:
             return f"seed {record.start.seed}"
         if record.start.confirms:
             return f"seed {record.start.seed} of {record.start.confirms}"
-        return short_config(record.start, self.depth)
+        return short_config(record.start.overrides, self.depth)
 
     def _running(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         return [record for record in records if record.end is None]
@@ -144,6 +156,10 @@ class Watch:
             table.add_row(record.trial, bar, f"{step}/{total}", f"[dim]{self._config(record)}[/dim]")
         table.add_row(f"[dim]{self._standing_line(records).split(';')[0]}[/dim]")
         return table
+
+
+def _row_at(record: TrialRecord, step: int) -> EvaluationRow:
+    return next(row for row in record.evaluations if row.step == step)
 
 
 def _events(record: TrialRecord) -> Iterator[tuple[str, str, int]]:

@@ -107,6 +107,7 @@ def _run(
 ) -> int:
     from sweeps import (
         cluster_preflight,
+        gauges,
         locks,
         plan,
         preflight,
@@ -141,7 +142,9 @@ def _run(
             console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
             if remotely:
                 preparation.prepare_on_a_node(started, space.resources, caches)
-            watch = progress.Watch(console, space, paths, planned=plan.num_trials(space))
+            planned = plan.num_trials(space)
+            shown = gauges.Gauges(space, paths.root.name, planned)
+            watch = progress.Watch(console, space, paths, planned=planned, gauges=shown)
             try:
                 with raylet.watched_raylet(_halt_at_once), progress.watching(watch):
                     records = sweep.run(started, connection)

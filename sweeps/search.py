@@ -18,6 +18,7 @@ from sweeps.config import deciding, fingerprint, to_plain
 from sweeps.ledger import BASELINE, CANDIDATE, CONFIRMATION, Ledger, Start, TrialRecord
 from sweeps.space import SearchSpace
 from sweeps.study import Study
+from sweeps.titles import title
 from sweeps.usage import Usage, limits, usage_of, used_up
 from sweeps.warm_start import read_earlier
 
@@ -52,6 +53,7 @@ class SweepSearch(Searcher):
         self.queue.extend(again(record) for record in unfinished(candidates))
         self.queue.extend(again(r) for r in unfinished(records) if r.start.role == CONFIRMATION)
         self.room = room
+        self.depth = space.baseline_config(space.first_seed).model.depth  # of the model
         self.begun = {record.trial for record in records}  # before this start of the sweep: they are let finish
         self.used_up, self.looked = False, -math.inf
         self.running: set[str] = set()  # Tune's trial ids of all trials that have not ended
@@ -78,7 +80,9 @@ class SweepSearch(Searcher):
         if planned.role == CANDIDATE:
             self.live.add(trial_id)
         self._record_start(planned)
-        return {"planned": {"trial": planned.trial, "role": planned.role, "config": self._config(planned)}}
+        shown = title(self.space.name, planned.trial, {} if planned.role == BASELINE else planned.overrides, self.depth)
+        named = {"trial": planned.trial, "role": planned.role, "title": shown}
+        return {"planned": {**named, "config": self._config(planned)}}
 
     def _budget_is_used_up(self) -> bool:
         """By the ledger, and for good; it is not read again with every turn of Tune's loop."""

@@ -97,9 +97,14 @@ def serve(settings: dict[str, Any]) -> None:
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     held = settings["held"]
-    device = _device(held.get("GPU", 0.0))
-    rate = _rate_here(held, world_size)
-    place = Place(device=device, rank=rank, world_size=world_size, rate=rate, is_leaving=_notice())
+    place = Place(
+        device=_device(held.get("GPU", 0.0)),
+        rank=rank,
+        world_size=world_size,
+        rate=_rate_here(held, world_size),
+        is_leaving=_notice(),
+        told=_told_of_this_process(),
+    )
     desk: Any = ray.get_actor(settings["desk"])
     kept = Kept()
     attempt = _attempt(place.world_size)
@@ -124,6 +129,8 @@ def _serve_one(desk: Any, slot: str, number: int, task: Task, place: Any, kept: 
     from sweeps.obstacles import obstacle
     from sweeps.worker import TrialFailedError, record_failure, train_trial
 
+    # Ray keeps what a worker prints in one file for all of its trials.
+    print(f"{task.shown} starts, rank {place.rank}", flush=True)
     try:
         for row in train_trial(task, place, kept):
             told = {**row.metrics, "step": row.step, "num_samples": row.num_samples, "trial": task.trial}
@@ -171,6 +178,15 @@ def _notice() -> Callable[[], bool] | None:
     # ray.train.get_preemption_info is a barrier of all workers, in which they stand still; they agree by themselves.
     told = get_train_context().preemption_context
     return lambda: told.preemption_info is not None
+
+
+def _told_of_this_process() -> str:
+    """Where to find this worker in Ray's dashboard, and what it prints on the disk of its node."""
+    import ray
+
+    context = ray.get_runtime_context()
+    own = f"actor {context.get_actor_id()} on node {ray.util.get_node_ip_address()}"
+    return f"{own}, which prints to {os.path.realpath('/proc/self/fd/1')}"
 
 
 def check_device(device: Any) -> None:

@@ -79,7 +79,7 @@ def in_a_slot(desk: str, task: Task) -> Iterator[dict[str, Any]]:
 
     actor: Any = ray.get_actor(desk)
     _answer(actor.submit.remote(task.plain()))
-    _ = actor.until_end.options(name=task.trial, enable_task_events=True).remote(task.trial)
+    _ = actor.until_end.options(name=task.shown, enable_task_events=True).remote(task.trial)
     seen = 0
     while True:
         for news in _answer(actor.news.remote(task.trial, seen)):

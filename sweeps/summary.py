@@ -15,10 +15,10 @@ from sweeps.readings import BaselinePoint, baseline_points
 from sweeps.rule import StopConfig
 from sweeps.scoreboard import Scoreboard, scoreboard
 from sweeps.space import SearchSpace
-from sweeps.trial_summary import OUTCOMES, UNFINISHED, TrialSummary, short_config, summarise_trial
+from sweeps.trial_summary import OUTCOMES, UNFINISHED, TrialSummary, summarise_trial
 from sweeps.usage import Usage, usage_of, used_up
 
-__all__ = ["UNFINISHED", "Summary", "TrialSummary", "short_config", "summarise"]
+__all__ = ["UNFINISHED", "Summary", "TrialSummary", "summarise"]
 
 
 @dataclass(frozen=True, kw_only=True)

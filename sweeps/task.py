@@ -13,6 +13,7 @@ class Task:
 
     trial, role: as in the ledger. config: an ExperimentConfig. root, cache: folders of the sweep and of its caches.
     metric, mode: the objective. stop: a sweeps.rule.StopConfig. num_threads: of a worker, on the CPU.
+    title: what people see of the trial in Ray's dashboard.
     """
 
     trial: str
@@ -24,6 +25,11 @@ class Task:
     mode: Literal["min", "max"]
     stop: Mapping[str, Any]
     num_threads: int
+    title: str = ""
+
+    @property
+    def shown(self) -> str:
+        return self.title or self.trial
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)

@@ -15,6 +15,7 @@ def run_trial(settings: dict[str, Any]) -> None:
     from ray import tune
 
     task = Task(**settings["task"])
+    print(f"{task.shown} is driven by this process", flush=True)  # Ray keeps it in the process's own file
     try:
         for metrics in in_a_slot(settings["desk"], task):
             tune.report(metrics)

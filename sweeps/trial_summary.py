@@ -14,7 +14,7 @@ from sweeps.looks import Curve
 from sweeps.readings import Estimate, Reading, estimates, reading
 from sweeps.rule import Verdict
 from sweeps.space import SearchSpace
-from sweeps.space_file import FRACTION_OF
+from sweeps.titles import short_config
 from sweeps.usage import Usage
 
 UNFINISHED = "unfinished"
@@ -26,8 +26,7 @@ class TrialSummary:
     """One trial. `curves` and `readings` are by metric; `step` is the last step that is known to have been trained.
 
     curves: step -> the metric on all samples, estimated where it was measured on fewer.
-    saved_s: estimate of what stopping has saved: the trial's own mean seconds per step, start-up left out, times the
-    steps not trained.
+    saved_s: see the function of that name.
     repeated_s: seconds of the `num_repeated` evaluations, and the training before each, that a resume has made again.
     num_sampled, num_full: see sweeps.costs.Compute.
     verdicts: by step, as they were given. audit: of a candidate that goes on though the rule would have stopped it.
@@ -84,8 +83,6 @@ def summarise_trial(
     verdicts = {row.step: verdict for row in rows if (verdict := recorded_verdict(row)) is not None}
     num_samples, reused = space.baseline_config(space.first_seed).evaluation.num_samples, bool(start.reused_from)
     step = max(end.step if end else 0, record.last_step)
-    left = start.num_steps - record.last_step
-    stopped = record.outcome == STOPPED and rows
     known = {metric: curve for metric in baselines if (curve := record.curve(metric))}
     curves = {metric: estimates(curve, baselines[metric], num_samples) for metric, curve in known.items()}
     # A baseline is not compared with a mean that it is part of.
@@ -107,7 +104,7 @@ def summarise_trial(
         reason=_reason(record),
         log=end.log if end else "",
         costs=Costs() if reused else record.costs,
-        saved_s=working_s(once) / record.last_step * left if stopped else 0.0,
+        saved_s=saved_s(record),
         num_repeated=0 if reused else record.num_repeated,
         repeated_s=0.0 if reused else max(0.0, record.spent_s - Costs.of(once).total_s),
         num_sampled=0 if reused else record.num_sampled,
@@ -120,25 +117,21 @@ def summarise_trial(
     )
 
 
+def saved_s(record: TrialRecord) -> float:
+    """Estimate of what stopping has saved: the trial's own mean seconds per step, start-up left out, times the steps
+    not trained; 0 of a trial that was not stopped.
+    """
+    if record.outcome != STOPPED or not record.evaluations:
+        return 0.0
+    once = [*record.evaluations, *([record.end] if record.end else [])]
+    return working_s(once) / record.last_step * (record.start.num_steps - record.last_step)
+
+
 def _config(start: Start, depth: int) -> str:
     if start.role == BASELINE:
         return f"baseline, seed {start.seed}"
     seed = f", seed {start.seed}" if start.confirms else ""
-    return f"{short_config(start, depth)}{seed}"
-
-
-def short_config(start: Start, depth: int) -> str:
-    """'dinov2s_saliency, depth 3/6, weight 0.42': what was searched, a name standing for itself."""
-    parts = []
-    for path, value in start.overrides.items():
-        name = path.rsplit(".", 1)[-1]
-        if isinstance(value, str):
-            parts.append(value)
-        elif FRACTION_OF.get(path) == "model.depth":
-            parts.append(f"{name} {value}/{depth}")
-        else:
-            parts.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(parts)
+    return f"{short_config(start.overrides, depth)}{seed}"
 
 
 def direction(metric: str, space: SearchSpace) -> str | None:

@@ -42,6 +42,7 @@ class Place:
     """Where a trial runs: one of so many workers, on a device. rate: what the trial holds.
 
     is_leaving: whether this machine will be taken away; None where nobody would say so.
+    told: of this process, for people who look for its other logs.
     """
 
     device: torch.device
@@ -49,6 +50,7 @@ class Place:
     world_size: int = 1
     rate: Rate = field(default_factory=Rate)
     is_leaving: Callable[[], bool] | None = None
+    told: str = "a process without Ray"
 
     def workers(self, config: ExperimentConfig) -> Workers:
         """All workers of the trial, in the process group that Ray Train has made."""
@@ -84,6 +86,7 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
     trial = _Trial(task, place, Ledger(paths))
     with ExitStack() as stack:
         trial.send_log = stack.enter_context(log_to(paths, task.trial, place.rank, logger))
+        logger.info("%s: rank %d of %d is %s", task.shown, place.rank, place.world_size, place.told)
         try:
             if place.rank == 0:
                 trial.check_ours = stack.enter_context(only_writer(paths, task.trial))

@@ -34,7 +34,7 @@ FORBIDDEN = {
     "triton",
 }
 MACHINE_PATH = re.compile(
-    r"(?<![\w.~$}{])/(tmp|work|root|var/folders|opt/(pypi|wheels)|home/(?!(?:ray|ubuntu)\b)|Users/)[\w/.-]*"
+    r"(?<![\w.~$}{])/(tmp(?!/ray/)|work|root|var/folders|opt/(pypi|wheels)|home/(?!(?:ray|ubuntu)\b)|Users/)[\w/.-]*"
 )
 MAKE_HOSTS = {"tests/e2e/host.sh", "tests/e2e/__main__.py"}  # /tmp and /home are those of any Linux there
 REGISTRY = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs\.org|--(extra-)?index-url")
@@ -195,6 +195,8 @@ def test_machine_path_is_noticed(text: str) -> None:
     assert MACHINE_PATH.search(text)
 
 
-@pytest.mark.parametrize("text", ["/home/ray/prx-sweeps", "results/tmp/x", "a/root/b", "~/work/x", "/dev/sda1"])
+@pytest.mark.parametrize(
+    "text", ["/home/ray/prx-sweeps", "results/tmp/x", "a/root/b", "~/work/x", "/dev/sda1", "/tmp/ray/session_latest"]
+)
 def test_other_path_is_let_through(text: str) -> None:
     assert not MACHINE_PATH.search(text)

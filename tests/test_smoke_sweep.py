@@ -19,6 +19,7 @@ from sweeps.ledger import FAILED, FINISHED, Ledger, TrialRecord
 from sweeps.run import EXIT_BAD_INPUT, EXIT_HALTED, EXIT_INTERRUPTED, EXIT_TRIAL_FAILED
 from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
+from tests.exposed import exposed
 from tests.sweeps.trials import filled_cache
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,7 @@ def paths(space_file, tmp_path) -> SweepPaths:
 def _start(command: list[str], log: Path) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "COV_"))}
     environment["RAY_worker_niceness"] = "0"  # as in tests.conftest
+    environment["RAY_metrics_report_interval_ms"] = "1000"  # seconds less to wait for what Prometheus is shown
     with log.open("wb") as file:
         return subprocess.Popen(
             command,
@@ -159,8 +161,27 @@ def _kill_a_worker(command: list[str], paths: SweepPaths, log: Path) -> str:
     known, process = _workers_of(paths), _start(command, log)
     _wait_until(lambda: _workers_of(paths) - known, process, log)
     os.kill((_workers_of(paths) - known).pop(), signal.SIGKILL)
+    _check_what_prometheus_is_shown(process, paths, log)
     assert process.wait(timeout=LIMIT_S) == EXIT_TRIAL_FAILED, log.read_text()
     return log.read_text()
+
+
+def _check_what_prometheus_is_shown(process: subprocess.Popen, paths: SweepPaths, log: Path) -> None:
+    shown: dict[tuple[str, str, str], float] = {}
+
+    def a_trial_is_shown() -> bool:
+        for name, labels, value in exposed(log.read_text()):
+            assert labels["sweep"] == paths.root.name
+            shown[name, labels.get("trial", ""), labels.get("metric", "")] = value
+        return any(name == "ray_sweep_trial_metric" for name, _, _ in shown)
+
+    _wait_until(a_trial_is_shown, process, log)
+    trial, value = next((key[1], value) for key, value in shown.items() if key[0] == "ray_sweep_trial_metric")
+    record = Ledger(paths).record(trial)
+    assert record is not None
+    assert value in [row.metrics["mmd_lite0"] for row in record.evaluations]
+    assert {metric for name, _, metric in shown if name == "ray_sweep_trial_metric"} == {"mmd_lite0"}
+    assert ("ray_sweep_baseline", "", "mmd_lite0") in shown
 
 
 def _check_failure(failed: TrialRecord, output: str) -> None:
