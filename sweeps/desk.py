@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 EVALUATED, ENDED, LOST, HALTED = "evaluated", "ended", "lost", "halted"  # what a driver hears of its trial
-MOST_LOSSES = 2  # slots that a trial may lose and still be tried again
 AGREE_S = 20.0  # how long one worker's failure waits for the same of its fellows
 LONGEST_WAIT_S = 30.0  # of one question about news, after which its driver asks again
 
@@ -51,10 +50,11 @@ class Desk:
     """Every method is a coroutine on one event loop: between two awaits nothing else happens.
 
     idle_s: a slot that has waited so long for a task is sent home; before the first task ever, none is.
+    max_losses: slots that a trial may lose and still be tried again.
     """
 
-    def __init__(self, idle_s: float) -> None:
-        self.idle_s = idle_s
+    def __init__(self, idle_s: float, max_losses: int) -> None:
+        self.idle_s, self.max_losses = idle_s, max_losses
         self.jobs: dict[str, _Job] = {}
         self.queue: deque[_Job] = deque()
         self.slots: dict[str, _Slot] = {}
@@ -168,7 +168,7 @@ class Desk:
         if state is not None and state.job is not None:
             job = state.job
             job.losses += 1
-            if job.losses > MOST_LOSSES:
+            if job.losses > self.max_losses:
                 told = f"its slot was lost {job.losses} times, at last: {reason}"
                 self._end(job, {"kind": LOST, "reason": told})
             else:

@@ -56,7 +56,8 @@ def open_slots(
     node = NodeAffinitySchedulingStrategy(here, soft=False)
     actor: Any = ray.remote(Desk)
     # The questions of slots and drivers would bury the trials in the dashboard's table of tasks.
-    desk = actor.options(num_cpus=0, name=name, scheduling_strategy=node, enable_task_events=False).remote(IDLE_S)
+    options = actor.options(num_cpus=0, name=name, scheduling_strategy=node, enable_task_events=False)
+    desk = options.remote(IDLE_S, resources.max_losses)
     settings = SlotSettings(desk=name, resources=resources, storage=str(paths.slots), cache=str(cache), address=address)
     room = (lambda: most) if isinstance(most, int) else most
     pool = _Pool(desk=desk, settings=settings, most=room)

@@ -70,6 +70,7 @@ class Resources:
     placement: a trial's workers on as few nodes as there is room on (pack), on one node (strict_pack), on as many
     as possible (spread), or each on a node of its own (strict_spread).
     trials_per_slot: trials that one set of worker processes trains before it is renewed; 1 gives each its own.
+    max_losses: times that a trial may lose its workers without notice and still go on, after which it has failed.
     """
 
     workers: int = 1
@@ -77,12 +78,15 @@ class Resources:
     gpus_per_worker: float = 0
     concurrent_trials: int = 2
     trials_per_slot: int = 50
+    max_losses: int = 2
     placement: str = PACK
 
     def __post_init__(self) -> None:
         for name in ("workers", "concurrent_trials", "trials_per_slot"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, allowed is an integer of at least 1")
+        if self.max_losses < 0:
+            raise ValueError(f"max_losses: got {self.max_losses}, allowed is an integer of at least 0")
         if self.cpus_per_worker <= 0 or self.gpus_per_worker < 0:
             raise ValueError(
                 f"cpus_per_worker, gpus_per_worker: got {self.cpus_per_worker}, {self.gpus_per_worker}, "

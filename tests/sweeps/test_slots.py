@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.processes import Processes
 from prx_model.kept import Kept
-from sweeps import cluster, cluster_preflight, desk
+from sweeps import cluster, cluster_preflight
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
 from sweeps.preparation import prepare_here, prepare_on_a_node
 from sweeps.slots import TrialLostError, halted_by, in_a_slot, open_slots
@@ -284,7 +284,7 @@ def test_a_trial_that_kills_every_slot_is_lost_with_the_reason(address, cache, p
                     killed.append(process)
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.02)
-        assert len(killed) == desk.MOST_LOSSES + 1
+        assert len(killed) == _resources().max_losses + 1
         assert f"{len(killed)} times" in (trial.ended().lost or "")
 
 

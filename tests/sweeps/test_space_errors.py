@@ -148,6 +148,7 @@ from tests.sweeps.space_files import P, message_of, put
         (put("budget", "baseline_seeds", value=1), "budget.baseline_seeds", "got 1, allowed is at least 2"),
         (put(*P, "resources", "workers", value=0), "resources.workers", "got 0, allowed is an integer of at least 1"),
         (put(*P, "resources", "trials_per_slot", value=0), "resources.trials_per_slot", "got 0, allowed"),
+        (put(*P, "resources", "max_losses", value=-1), "resources.max_losses", "got -1, allowed"),
         (put(*P, "resources", "cpus_per_worker", value=0), "resources.cpus_per_worker, gpus_per_worker", "got 0"),
         (put(*P, "seed", value=None), "seed", "got null, allowed is an integer"),
         # a trial's own checks
