@@ -21,7 +21,7 @@ from tests.e2e.watched import WatchedSweep, differences, findings, give_notice, 
 
 BUCKET = "prx-sweeps-e2e"
 DEADLINE_S = 15  # of a spot notice; EC2 gives 120
-SWEEP_S, IDLE_S = 300, 180  # limits
+SWEEP_S, IDLE_S = 420, 240  # limits
 
 
 def run(work: Path, only: Sequence[str]) -> int:
