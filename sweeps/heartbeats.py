@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sweeps.locations import Location
+from sweeps.meanwhile import meanwhile
 from sweeps.storage import SweepPaths
 
 HEARTBEAT_S = 2.0
@@ -18,20 +18,14 @@ STORED_HEARTBEAT_S = 15.0  # in S3, where every request is paid for
 @contextmanager
 def heartbeat(paths: SweepPaths, trial: str, step: Callable[[], int]) -> Iterator[None]:
     """Write the step every few seconds, so that progress shows between evaluations."""
-    done, place = threading.Event(), paths.heartbeat(trial)
+    place = paths.heartbeat(trial)
 
     def beat() -> None:
-        while not done.wait(_period_s(place)):
-            with suppress(OSError):  # a full disk is told by what matters more
-                place.write_bytes(str(step()).encode())
+        with suppress(OSError):  # a full disk is told by what matters more
+            place.write_bytes(str(step()).encode())
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(_period_s(place), beat):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 class Heartbeats:

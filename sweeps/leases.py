@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from prx_model.data.patience import StorageError
+from sweeps.meanwhile import meanwhile
 from sweeps.object_path import ObjectPath, Tagged
 
 POLL_S = 1.0
@@ -110,22 +111,19 @@ def held(
     """Hold the lease of this object; `about` is what its note says beside who holds it. Raises HeldError."""
     place = replace(place, pauses_s=RENEWAL_PAUSES_S)
     lease = _taken(place, terms, time.monotonic() + wait_s, on_lost, about)
-    done = threading.Event()
 
     def renew() -> None:
-        while not done.wait(terms.renew_s) and not lease.lost_to:
-            try:
-                lease.renew()
-            except StorageError as error:
-                logger.warning("not renewed: %s", error)
+        if lease.lost_to:
+            return
+        try:
+            lease.renew()
+        except StorageError as error:
+            logger.warning("not renewed: %s", error)
 
-    thread = threading.Thread(target=renew, daemon=True, name="lease")
-    thread.start()
     try:
-        yield lease
+        with meanwhile(terms.renew_s, renew):
+            yield lease
     finally:
-        done.set()
-        thread.join()
         lease.let_go()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from prx_model.data.patience import StorageError
 from sweeps.gauges import Gauges
 from sweeps.heartbeats import Heartbeats
 from sweeps.ledger import FAILED, FINISHED, STOPPED, EvaluationRow, Ledger, TrialRecord, baseline_curves
+from sweeps.meanwhile import meanwhile
 from sweeps.rule import compare
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
@@ -174,21 +174,16 @@ def _events(record: TrialRecord) -> Iterator[tuple[str, str, int]]:
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
     """Show progress while the body runs."""
-    done = threading.Event()
     with _display(watch.console) as show:
 
         def follow() -> None:
-            while not done.wait(POLL_S):
-                with suppress(StorageError):  # whoever writes there tells of it
-                    show(watch.poll())
+            with suppress(StorageError):  # whoever writes there tells of it
+                show(watch.poll())
 
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
         try:
-            yield
+            with meanwhile(POLL_S, follow):
+                yield
         finally:
-            done.set()
-            thread.join()
             watch.poll()
 
 

@@ -106,10 +106,6 @@ class SweepPaths:
     def trial_ledger(self, trial: str) -> Location:
         return self.ledger / f"{trial}.jsonl"
 
-    def trial_rows(self, trial: str) -> Location:
-        """In S3: an object for every row."""
-        return self.ledger / trial
-
     def trial_log(self, trial: str) -> Location:
         return self.logs / f"{trial}.log"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.live import Live
 from prx_model.data.manifest import Manifest, Skipped
 from prx_model.encoding.finish import SKIPPED_FILE
 from sweeps.encoding.job import Progress
+from sweeps.meanwhile import meanwhile
 from sweeps.wording import count, duration
 
 POLL_S = 1.0
@@ -74,25 +74,20 @@ class EncodeWatch:
 @contextmanager
 def watching(console: Console, watch: EncodeWatch) -> Iterator[None]:
     """Show progress while the body runs: a line that changes in a terminal, a line now and then elsewhere."""
-    done = threading.Event()
     with _live(console) as live:
 
         def follow() -> None:
-            while not done.wait(POLL_S):
-                watch.read()
-                if live is not None:
-                    live.update(watch.line())
-                elif time.monotonic() - watch.last_line >= PLAIN_EVERY_S:
-                    watch.last_line = time.monotonic()
-                    tell(console, watch.line())
+            watch.read()
+            if live is not None:
+                live.update(watch.line())
+            elif time.monotonic() - watch.last_line >= PLAIN_EVERY_S:
+                watch.last_line = time.monotonic()
+                tell(console, watch.line())
 
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
         try:
-            yield
+            with meanwhile(POLL_S, follow):
+                yield
         finally:
-            done.set()
-            thread.join()
             watch.read()
 
 

@@ -104,7 +104,7 @@ def test_a_reading_is_one_listing_and_what_is_new(lab, troubles: Troubles):
     assert [path for path in troubles.requests if "list-type=2" not in path] == []
     assert len(troubles.requests) == 1
     another = Ledger(SweepPaths(lab.paths.root))
-    path = lab.paths.trial_rows(BASELINE) / "000007.jsonl"
+    path = lab.paths.ledger / BASELINE / "000007.jsonl"
     row = End(trial=BASELINE, outcome="failed", step=9, reason="r", log="l")
     client().pipe_file(f"{path.bucket}/{path.key}", json.dumps(asdict(row)).encode())  # by another process
     troubles.requests.clear()
