@@ -8,10 +8,13 @@ lost goes back to the head of the queue: its next slot finds the checkpoint.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from sweeps.ledger import LOSS, NOTICE
 
 EVALUATED, ENDED, LOST, HALTED = "evaluated", "ended", "lost", "halted"  # what a driver hears of its trial
 AGREE_S = 20.0  # how long one worker's failure waits for the same of its fellows
@@ -24,6 +27,11 @@ class _Job:
     losses: int = 0
     news: list[dict[str, Any]] = field(default_factory=list)
     over: bool = False
+
+    def interrupt(self, cause: str, reason: str) -> None:
+        """For the ledger, into which the workers that take the task over write it."""
+        known = self.task.get("interruptions", ())
+        self.task["interruptions"] = [*known, {"cause": cause, "reason": reason, "time": time.time()}]
 
 
 @dataclass
@@ -138,6 +146,7 @@ class Desk:
         """The slot's machine will be taken away, and the slot leaves: its task is saved, lost nothing, comes next."""
         state = self.slots[slot]
         if state.job is not None and not state.job.over:
+            state.job.interrupt(NOTICE, "its machine was about to be taken away")
             self.queue.appendleft(state.job)
         state.job, state.retired = None, True
         await self._tell_all()
@@ -168,6 +177,7 @@ class Desk:
         if state is not None and state.job is not None:
             job = state.job
             job.losses += 1
+            job.interrupt(LOSS, reason or "its workers went away")
             if job.losses > self.max_losses:
                 told = f"its slot was lost {job.losses} times, at last: {reason}"
                 self._end(job, {"kind": LOST, "reason": told})

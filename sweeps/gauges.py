@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeps.confirmation import best_record
-from sweeps.ledger import FAILED, FINISHED, LARGEST_GAP, STOPPED, EvaluationRow, TrialRecord, baseline_curves
+from sweeps.ledger import (
+    FAILED,
+    FINISHED,
+    LARGEST_GAP,
+    LOSS,
+    NOTICE,
+    STOPPED,
+    EvaluationRow,
+    TrialRecord,
+    baseline_curves,
+)
 from sweeps.readings import baseline_points
 from sweeps.space import SearchSpace
 from sweeps.titles import short_config
@@ -57,6 +67,9 @@ GAUGES = {
     "sweep_cpu_hours": Shown(meaning="CPU-hours that the sweep's trials have used"),
     "sweep_saved_gpu_hours": Shown(meaning="GPU-hours that stopping has saved (estimate)"),
     "sweep_saved_cpu_hours": Shown(meaning="CPU-hours that stopping has saved (estimate)"),
+    "sweep_interruptions": Shown(
+        labels=("cause",), meaning="Times that a trial lost its workers (loss), or was saved and moved in time (notice)"
+    ),
     "sweep_cost_dollars": Shown(meaning="What trials have cost on nodes that have a price"),
 }
 COUNTERS = {  # Prometheus knows them with `_total` at the end
@@ -128,6 +141,9 @@ def of_sweep(space: SearchSpace, records: Sequence[TrialRecord], planned: int, d
     states = Counter(record.outcome or RUNNING for record in records)
     for state in (RUNNING, FINISHED, STOPPED, FAILED):
         yield "sweep_trials", {"state": state}, states[state]
+    causes = Counter(one.cause for record in records for one in record.interruptions)
+    for cause in (LOSS, NOTICE):
+        yield "sweep_interruptions", {"cause": cause}, causes[cause]
     best = best_record(space, records)
     if best is not None:
         for metric, value in best.evaluations[-1].metrics.items():

@@ -1,6 +1,7 @@
 """The ledger: append-only rows of every trial, the only truth about a sweep. How they are kept: sweeps.rows_kept.
 
-Three kinds of row: `start` (what the trial is), `evaluation` (what was measured and decided), `end` (how it ended).
+Four kinds of row: `start` (what the trial is), `evaluation` (what was measured and decided), `interruption` (its
+workers went away, and others went on), `end` (how it ended).
 A row is one line of JSON. After a resume an evaluation can stand there twice, because its row is written before its
 checkpoint (the other order could lose it); readers take the later one.
 """
@@ -24,6 +25,7 @@ from sweeps.usage import Usage
 
 BASELINE, CANDIDATE, CONFIRMATION = "baseline", "candidate", "confirmation"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+LOSS, NOTICE = "loss", "notice"  # causes of interruptions
 LARGEST_GAP = 1e9
 
 
@@ -113,8 +115,29 @@ class End:
     time: float = field(default_factory=time.time)
 
 
-Row = Start | EvaluationRow | End
-_KINDS: dict[str, type[Row]] = {"start": Start, "evaluation": EvaluationRow, "end": End}
+@dataclass(frozen=True, kw_only=True)
+class Interruption:
+    """A trial's workers went away in the middle of it. Written by those that take it over, who go on at `step`.
+
+    cause: a loss comes without a word (a crash, a machine that is gone); a notice leaves time for a checkpoint (spot).
+    time: when the driver heard of it. It tells one from another: a row that stands there twice is one interruption.
+    """
+
+    trial: str
+    cause: str
+    step: int
+    reason: str
+    time: float
+    kind: str = "interruption"
+
+
+Row = Start | EvaluationRow | Interruption | End
+_KINDS: dict[str, type[Row]] = {
+    "start": Start,
+    "evaluation": EvaluationRow,
+    "interruption": Interruption,
+    "end": End,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +151,7 @@ class TrialRecord:
     costs: Costs = field(default_factory=Costs)  # repeated work included
     num_sampled: int = 0  # images that evaluations have sampled, repeated ones included
     usage: Usage = field(default_factory=Usage)  # likewise
+    interruptions: tuple[Interruption, ...] = ()
 
     @property
     def trial(self) -> str:
@@ -231,6 +255,7 @@ def _record(rows: Sequence[Row]) -> TrialRecord | None:
         costs=Costs.of(rows),
         num_sampled=sum(row.num_samples for row in evaluations),
         usage=Usage.of(rows),
+        interruptions=tuple({row.time: row for row in rows if isinstance(row, Interruption)}.values()),
     )
 
 

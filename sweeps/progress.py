@@ -87,6 +87,9 @@ class Watch:
             self._line(f"{name:<16} starts    {self._config(record)}")
         elif kind == "evaluation":
             self._line(f"{name:<16} {step:>6}/{record.start.num_steps}  {self._measured(record, step, records)}")
+        elif kind == "interruption":
+            one = record.interruptions[step]
+            self._line(f"{name:<16} goes on at step {one.step} after a {one.cause}: {one.reason}")
         elif record.end is not None:
             style = STYLES[record.end.outcome]
             self._line(f"{name:<16} [{style}]{record.end.outcome}[/{style}] at step {step}: {record.end.reason}")
@@ -167,6 +170,8 @@ def _events(record: TrialRecord) -> Iterator[tuple[str, str, int]]:
     yield record.trial, "start", 0
     for row in record.evaluations:
         yield record.trial, "evaluation", row.step
+    for number, _ in enumerate(record.interruptions):
+        yield record.trial, "interruption", number
     if record.end is not None:
         yield record.trial, "end", record.end.step
 

@@ -19,6 +19,7 @@ from sweeps.wording import (
     count,
     difference,
     estimated,
+    interruptions_sentence,
     number,
     outcome,
     reused,
@@ -66,6 +67,8 @@ def final_lines(summary: Summary, paths: SweepPaths) -> list[str]:
     if summary.used_up:
         lines.append(f"budget: {summary.used_up}")
     lines.append(f"stopping: {stopping_line(summary)}")
+    if interrupted := interruptions_sentence(summary.interruptions):
+        lines.append(f"interrupted: {interrupted}")
     if summary.compute.spent_s:
         lines.append(f"time: {time_sentence(summary.compute)}")
     lines.append(f"page: {paths.page}")

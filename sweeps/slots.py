@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Stopper
 
 from sweeps.desk import ENDED, EVALUATED, HALTED, LOST, Desk
+from sweeps.orphans import give_orphans_back
 from sweeps.slot import SlotBrokenError, SlotSettings, run_slot
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 IDLE_S = 20.0  # a slot without a task for so long goes home, and an idle node can go
 LOOK_S = 0.5  # how often the pool looks at the desk
+ORPHANS_S = 5.0  # how often, once a slot was lost, for what it has left behind
 MOST_FALSE_STARTS = 3  # slots in a row that were lost without serving a trial
 CLOSE_S = 10.0  # how long slots are given to go home at the end
 ANSWER_S = 30.0  # how long the desk is given to say whether the sweep is halted
@@ -131,6 +133,8 @@ def _why(error: Exception) -> str:
     """One line of why a slot is lost: what a worker has met, before what Ray Train tells around it."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     told = next((failure for failure in failures.values() if isinstance(failure, SlotBrokenError)), error)
+    told = getattr(told, "controller_failure", told)
+    told = getattr(told, "cause", None) or told  # a remote error carries its traceback as text before it
     return f"{type(told).__name__}: {' '.join(str(told).split())[:400]}"
 
 
@@ -144,6 +148,7 @@ class _Pool:
     live: dict[str, threading.Thread] = field(default_factory=dict)
     num_started: int = 0
     false_starts: int = 0
+    looked_for_orphans: float | None = None  # when; None while no slot was lost
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -156,6 +161,7 @@ class _Pool:
     def _keep(self) -> None:
         while not self.closing.wait(LOOK_S):
             try:
+                self._give_orphans_back()
                 demand, most = _answer(self.desk.demand.remote()), self.most()
             except Exception:  # the cluster is going down, and the driver knows
                 return
@@ -164,6 +170,13 @@ class _Pool:
                 wanted = min(demand["waiting"] - demand["idle"] - starting, most - len(self.live))
             for _ in range(max(0, wanted)):
                 self._start_slot()
+
+    def _give_orphans_back(self) -> None:
+        """Again and again: the last process of a lost slot may end a while after the slot."""
+        now = time.monotonic()
+        if self.looked_for_orphans is not None and now - self.looked_for_orphans > ORPHANS_S:
+            self.looked_for_orphans = now
+            give_orphans_back()
 
     def _start_slot(self) -> None:
         with self.lock:
@@ -184,6 +197,7 @@ class _Pool:
             if self.closing.is_set():
                 return
             reason = _why(error)
+            self.looked_for_orphans = self.looked_for_orphans or time.monotonic()
             logger.warning("slot %s is lost: %s", name, reason)
         try:
             _answer(self.desk.left.remote(name, reason))

@@ -10,7 +10,7 @@ from sweeps.best import Best, best_of
 from sweeps.confirmed import Confirmed, confirmed
 from sweeps.costs import Compute, Costs
 from sweeps.findings import answer
-from sweeps.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord, baseline_curves
+from sweeps.ledger import FAILED, FINISHED, STOPPED, Interruption, Ledger, TrialRecord, baseline_curves
 from sweeps.readings import BaselinePoint, baseline_points
 from sweeps.rule import StopConfig
 from sweeps.scoreboard import Scoreboard, scoreboard
@@ -69,6 +69,10 @@ class Summary:
     @property
     def failed(self) -> list[TrialSummary]:
         return [trial for trial in self.trials if trial.outcome == FAILED]
+
+    @property
+    def interruptions(self) -> list[Interruption]:
+        return [interruption for trial in self.trials for interruption in trial.interruptions]
 
     @property
     def sample_counts(self) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ class Task:
     trial, role: as in the ledger. config: an ExperimentConfig. root, cache: folders of the sweep and of its caches.
     metric, mode: the objective. stop: a sweeps.rule.StopConfig. num_threads: of a worker, on the CPU.
     title: what people see of the trial in Ray's dashboard.
+    interruptions: what has befallen the trial under this driver: cause, reason and time of each, as in the ledger.
     """
 
     trial: str
@@ -26,6 +27,7 @@ class Task:
     stop: Mapping[str, Any]
     num_threads: int
     title: str = ""
+    interruptions: Sequence[Mapping[str, Any]] = ()
 
     @property
     def shown(self) -> str:

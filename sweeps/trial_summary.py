@@ -9,7 +9,17 @@ from typing import Any
 from prx_model.metrics.table import METRICS
 from sweeps.audit import Audited, audit_of
 from sweeps.costs import Costs, working_s
-from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, Start, TrialRecord, recorded_verdict
+from sweeps.ledger import (
+    BASELINE,
+    CANDIDATE,
+    FAILED,
+    FINISHED,
+    STOPPED,
+    Interruption,
+    Start,
+    TrialRecord,
+    recorded_verdict,
+)
 from sweeps.looks import Curve
 from sweeps.readings import Estimate, Reading, estimates, reading
 from sweeps.rule import Verdict
@@ -56,6 +66,7 @@ class TrialSummary:
     confirms: str = ""
     reused_from: str = ""
     usage: Usage = field(default_factory=Usage)
+    interruptions: tuple[Interruption, ...] = ()
 
     @property
     def is_baseline(self) -> bool:
@@ -114,6 +125,7 @@ def summarise_trial(
         reused_from=start.reused_from,
         confirms=start.confirms,
         usage=Usage() if reused else record.usage,
+        interruptions=() if reused else record.interruptions,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeps.ledger import FINISHED
+from sweeps.ledger import FINISHED, LOSS, NOTICE
 
 if TYPE_CHECKING:
     from sweeps.costs import Compute, Costs
+    from sweeps.ledger import Interruption
     from sweeps.readings import Reading
     from sweeps.summary import Summary, TrialSummary
 
@@ -35,9 +37,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 3 * 86400 else f"{seconds / 86400:.1f} days"
 
 
-def count(amount: int, noun: str) -> str:
-    """'1 trial', '2 trials'."""
-    return f"{amount} {noun}{'' if amount == 1 else 's'}"
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """'1 trial', '2 trials'; '2 losses' where the plural is given."""
+    return f"{amount} {noun if amount == 1 else plural or f'{noun}s'}"
 
 
 def either(amounts: Sequence[int]) -> str:
@@ -90,6 +92,21 @@ def compute_sentence(compute: Compute) -> str:
         repeated = count(compute.num_repeated, "evaluation")
         sentence += f"; {duration(compute.repeated_s)} ({repeated}) repeated after resumes"
     return sentence
+
+
+def interruptions_sentence(interruptions: Sequence[Interruption]) -> str:
+    """'2 losses of workers and 1 notice, in 2 trials, which went on from their checkpoints'; '' without any."""
+    causes = Counter(one.cause for one in interruptions)
+    lost, noticed = causes[LOSS], causes[NOTICE]
+    told = [count(lost, "loss", "losses") + " of workers"] if lost else []
+    told += [count(noticed, "notice")] if noticed else []
+    trials = len({one.trial for one in interruptions})
+    which = (
+        "a trial, which went on from its checkpoint"
+        if trials == 1
+        else f"{trials} trials, which went on from their checkpoints"
+    )
+    return f"{' and '.join(told)}, in {which}" if told else ""
 
 
 def shares(costs: Costs) -> str:

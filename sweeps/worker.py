@@ -24,7 +24,7 @@ from prx_model.training.window import DivergedError
 from sweeps.config import load_config
 from sweeps.heartbeats import heartbeat
 from sweeps.judging import Judge
-from sweeps.ledger import FAILED, FINISHED, STOPPED, End, EvaluationRow, Ledger, verdict_row
+from sweeps.ledger import FAILED, FINISHED, STOPPED, End, EvaluationRow, Interruption, Ledger, verdict_row
 from sweeps.locks import only_writer
 from sweeps.peak_memory import peak_memory_bytes
 from sweeps.resumption import is_over, resumed, stopped_by
@@ -151,6 +151,7 @@ class _Trial:
         with ExitStack() as stack:
             if self.place.rank == 0:
                 stack.enter_context(heartbeat(self.ledger.paths, self.task.trial, lambda: self.step))
+                self._record_interruptions()
             resumed_from = experiment.state.step
             for moment in experiment.evaluations(self.place.is_leaving):
                 if isinstance(moment, Pause):
@@ -259,6 +260,17 @@ class _Trial:
         if verdict is not None:
             logger.info("verdict: %s", verdict.reason)
         self.send_log()
+
+    def _record_interruptions(self) -> None:
+        """Those of this driver's time that the ledger does not have yet."""
+        if not self.task.interruptions:
+            return
+        record = self.ledger.record(self.task.trial)
+        known = {row.time for row in record.interruptions} if record else set()
+        for one in self.task.interruptions:
+            if one["time"] not in known:
+                self.check_ours()
+                self.ledger.append(Interruption(trial=self.task.trial, step=self.step, **one))
 
     def _checkpoints(self, workers: Workers) -> Checkpoints:
         return checkpoints_of(self.ledger.paths, self.task.trial, workers)

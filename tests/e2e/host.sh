@@ -21,6 +21,8 @@ for entry in /home/*; do
 done
 mount --rbind "$folder/home" /home
 mount --bind "$folder/passwd" /etc/passwd
+printf '127.0.0.1 localhost\n%s %s\n' "$private" "$name" >"$folder/hosts"
+mount --bind "$folder/hosts" /etc/hosts # a name that leads to 127.0.0.1 is what gloo would tell the other hosts
 mount -t tmpfs -o size=2g tmpfs /dev/shm
 mount -t tmpfs -o size=16m tmpfs /run
 mkdir /run/sshd

@@ -10,6 +10,7 @@ import pytest
 
 from sweeps import desk as desks
 from sweeps.desk import ENDED, EVALUATED, HALTED, LOST, Desk
+from sweeps.ledger import LOSS, NOTICE
 
 LIMIT_S = 10.0
 
@@ -127,9 +128,14 @@ def test_the_trial_of_a_lost_slot_comes_first_and_is_given_up_after_one_loss_too
     async def scene(desk: Desk) -> None:
         await desk.submit(_task("a"))
         await desk.submit(_task("b"))
+        told: list[tuple[str, str]] = []
         for loss in range(4):
-            assert await desk.take(f"slot-{loss}", "x", 0) == _task("a")
+            task = await desk.take(f"slot-{loss}", "x", 0)
+            assert task is not None
+            assert task["trial"] == "a"
+            assert [(one["cause"], one["reason"]) for one in task.get("interruptions", [])] == told
             await desk.left(f"slot-{loss}", "killed by signal 9")
+            told.append((LOSS, "killed by signal 9"))
         news = await desk.news("a", 0)
         assert [item["kind"] for item in news] == [LOST]
         assert "4 times" in news[0]["reason"]
@@ -149,7 +155,9 @@ def test_the_trial_of_a_slot_whose_machine_is_taken_away_comes_first_and_has_los
             await desk.handed_back(slot)
             assert await desk.take(slot, "x", 1) is None, "it is not to take another one"
             await desk.left(slot, None)
-        assert await desk.take("last", "x", 0) == _task("a")
+        task = await desk.take("last", "x", 0)
+        assert task is not None
+        assert [one["cause"] for one in task["interruptions"]] == [NOTICE] * 5
         await desk.finished("last")
         assert await _kinds(desk, "a") == [ENDED]
 

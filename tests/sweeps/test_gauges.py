@@ -9,7 +9,7 @@ import pytest
 
 from sweeps import gauges
 from sweeps.gauges import COUNTERS, GAUGES, LINGER_S, Gauges, decision, of_sweep, of_trial
-from sweeps.ledger import FAILED, STOPPED, End, TrialRecord
+from sweeps.ledger import FAILED, LOSS, NOTICE, STOPPED, End, Interruption, TrialRecord
 from sweeps.search import SweepSearch
 from sweeps.titles import title
 from tests.sweeps.lab import OBJECTIVE, OTHER, STEPS, Lab
@@ -106,6 +106,15 @@ def test_a_sweep_shows_its_trials_by_state_its_best_and_its_baseline(tmp_path: P
     best = _record(lab, "candidate-000").evaluations[-1].metrics
     assert shown["sweep_best", f"{OWN['trial']} {OWN['config']} {OTHER}"] == best[OTHER]
     assert shown["sweep_baseline", OBJECTIVE] == pytest.approx(best[OBJECTIVE] / 0.8)
+
+
+def test_what_has_interrupted_trials_is_counted_by_cause(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, candidates=1)
+    lab.baselines(1.0, 1.03)
+    for time in (1.0, 2.0):
+        lab.ledger.append(Interruption(trial="baseline-seed0", cause=LOSS, step=40, reason="gone", time=time))
+    shown = _of_sweep(lab)
+    assert (shown["sweep_interruptions", LOSS], shown["sweep_interruptions", NOTICE]) == (2, 0)
 
 
 def test_an_ended_trial_is_shown_a_minute_longer_and_one_of_an_earlier_start_never(tmp_path, monkeypatch) -> None:

@@ -21,9 +21,12 @@ from sweeps.ledger import (
     CANDIDATE,
     FAILED,
     FINISHED,
+    LOSS,
+    NOTICE,
     STOPPED,
     End,
     EvaluationRow,
+    Interruption,
     Ledger,
     LedgerError,
     Start,
@@ -32,6 +35,7 @@ from sweeps.ledger import (
 from sweeps.rule import Verdict
 from sweeps.space import SpaceError
 from sweeps.storage import SweepPaths
+from sweeps.usage import Usage
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,11 +75,17 @@ def end_row(trial="candidate-000", outcome=FINISHED, **change) -> End:
     return replace(End(trial=trial, outcome=outcome, step=100, reason="trained all", log="x.log"), **change)
 
 
+def interruption_row(time: float, **change) -> Interruption:
+    row = Interruption(trial="candidate-000", cause=LOSS, step=20, reason="killed by signal 9", time=time)
+    return replace(row, **change)
+
+
 def test_every_kind_of_row_comes_back_as_it_was(ledger):
     rows = [
         start_row(order=0, overrides={"repa.teacher": "dinov2", "repa.depth": 3, "repa": None, "list": [0.1, 1e-30]}),
         evaluation_row(10, fid=0.1 + 0.2),
         evaluation_row(20, repa_loss=None, verdict=None),
+        interruption_row(1.5),
         end_row(reason='a "quote", a\nnewline and a smile \N{GRINNING FACE}'),
     ]
     for row in rows:
@@ -177,6 +187,15 @@ def test_after_a_resume_the_later_row_wins_and_both_are_paid_for(ledger):
     assert record.num_repeated == 1
     assert record.spent_s == pytest.approx(3 * 2.5 + 110)
     assert (record.last_step, record.outcome, record.end) == (30, None, None)
+
+
+def test_an_interruption_that_is_written_twice_counts_once(ledger):
+    told = [interruption_row(1.0), interruption_row(2.0, cause=NOTICE), interruption_row(1.0, step=40)]
+    for row in [start_row(), *told]:
+        ledger.append(row)
+    record = ledger.record("candidate-000")
+    assert [(one.time, one.cause) for one in record.interruptions] == [(1.0, LOSS), (2.0, NOTICE)]
+    assert (record.costs.total_s, record.usage) == (0.0, Usage())
 
 
 def test_evaluations_are_in_order_of_step(ledger):
@@ -291,6 +310,7 @@ import sys
 from pathlib import Path
 from sweeps.ledger import Ledger, Start, EvaluationRow
 from sweeps.storage import SweepPaths
+from sweeps.usage import Usage
 ledger, trial, count = Ledger(SweepPaths(Path(sys.argv[1]))), sys.argv[2], int(sys.argv[3])
 ledger.append(Start(trial=trial, role="candidate", seed=0, overrides={}, fingerprint="f", num_steps=1))
 for step in range(1, count + 1):

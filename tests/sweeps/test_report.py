@@ -19,7 +19,7 @@ from sweeps.confirmation import best_record
 from sweeps.costs import Costs
 from sweeps.figure_axes import LABEL_PT, apart
 from sweeps.figures import curve_figure, hollow_note, provenance_line
-from sweeps.ledger import BASELINE, FAILED, STOPPED
+from sweeps.ledger import BASELINE, FAILED, LOSS, NOTICE, STOPPED, Interruption
 from sweeps.report import Summary, final_lines, final_table, write_page
 from sweeps.rule import compare
 from sweeps.space import Budget
@@ -207,6 +207,16 @@ def test_costs_are_told_by_what_they_were_spent_on(lab: Lab) -> None:
     assert "7,728 of 8,064 samples (96 %)" in page
     assert "48 of 384" in page
     assert "30 s (61 %)" in page
+
+
+def test_losses_and_notices_are_told_with_the_trials_that_they_met(lab: Lab) -> None:
+    assert not any(line.startswith("interrupted") for line in final_lines(lab.summary(), lab.paths))
+    for number, (trial, cause) in enumerate(
+        [("candidate-000", LOSS), ("candidate-000", NOTICE), ("candidate-001", LOSS)]
+    ):
+        lab.ledger.append(Interruption(trial=trial, cause=cause, step=40, reason="gone", time=float(number)))
+    line = next(line for line in final_lines(lab.summary(), lab.paths) if line.startswith("interrupted"))
+    assert line == ("interrupted: 2 losses of workers and 1 notice, in 2 trials, which went on from their checkpoints")
 
 
 def test_costs_that_an_older_ledger_did_not_record_are_left_out(lab: Lab) -> None:

@@ -21,7 +21,8 @@ import torch
 from benchmarks.processes import Processes
 from prx_model.kept import Kept
 from sweeps import cluster, cluster_preflight
-from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, Ledger
+from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, LOSS, Ledger
+from sweeps.orphans import give_orphans_back
 from sweeps.preparation import prepare_here, prepare_on_a_node
 from sweeps.slots import TrialLostError, halted_by, in_a_slot, open_slots
 from sweeps.space import Resources, SpaceError
@@ -181,6 +182,8 @@ def test_one_slot_outlives_failed_trials_and_is_replaced_when_it_dies(address, c
     assert numbers(paths, "candidate-003") == numbers(paths, "candidate-000") == _undisturbed(tmp_path / "a", first)
     assert numbers(paths, "candidate-004") == _undisturbed(tmp_path / "b", killed)
     assert records["candidate-004"].evaluations[-1].resumed_from > 0
+    [loss] = records["candidate-004"].interruptions
+    assert (loss.cause, loss.step) == (LOSS, records["candidate-004"].evaluations[-1].resumed_from)
     assert [metrics["step"] for metrics in last.heard][-1] == 60
 
 
@@ -271,6 +274,38 @@ def test_an_idle_slot_goes_home_and_comes_back_when_a_trial_does(address, cache,
         _wait_for_cpus(2.0)  # what it reserved is free: an idle node could go
         assert _Trial(name, planned_task(paths, cache, "candidate-001", CANDIDATE)).ended().lost is None
     assert _processes(paths, "candidate-000") != _processes(paths, "candidate-001")
+
+
+def test_what_a_dead_controller_has_reserved_is_given_back(address):
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+    @ray.remote(num_cpus=0)
+    class Controller:
+        def reserve(self) -> str:
+            group = placement_group([{"CPU": 0.1}])
+            group.wait(LIMIT_S)
+            return group.id.hex()
+
+    def states() -> list[str]:
+        return [placement_group_table()[group]["state"] for group in (left, kept, own.id.hex())]
+
+    dies, lives, own = Controller.remote(), Controller.remote(), placement_group([{"CPU": 0.1}])
+    left = ray.get(dies.reserve.remote())
+    ray.kill(dies)
+    kept = ray.get(lives.reserve.remote())
+    deadline = time.monotonic() + 60
+    while not give_orphans_back():
+        assert states()[0] == "CREATED", "Ray gives it back by itself: sweeps.orphans can go"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert states() == ["REMOVED", "CREATED", "CREATED"]
+    assert give_orphans_back() == 0
+    ray.kill(lives)
+    while not give_orphans_back():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    remove_placement_group(own)
 
 
 def test_a_trial_that_kills_every_slot_is_lost_with_the_reason(address, cache, paths):

@@ -11,7 +11,7 @@ import torch
 
 from prx_model.kept import Kept
 from sweeps.audit import audit_of
-from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, STOPPED, EvaluationRow, Ledger
+from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, NOTICE, STOPPED, EvaluationRow, Interruption, Ledger
 from sweeps.slot import SlotBrokenError, _device, as_new, check_device
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
@@ -349,7 +349,12 @@ def test_a_trial_whose_machine_is_taken_away_is_saved_and_comes_to_the_same_else
     with pytest.raises(LeavingError, match=r"baseline-seed0 will be taken away; it is saved at step 5$"):
         list(train_trial(task, leaving, Kept()))
     assert Ledger(paths).record("baseline-seed0").end is None
-    _train(task)
+    notice = {"cause": NOTICE, "reason": "its machine was about to be taken away", "time": 1.5}
+    for _ in range(2):  # the second one finds it in the ledger, and the trial ended
+        _train(replace(task, interruptions=[notice]))
+    assert Ledger(paths).record("baseline-seed0").interruptions == (
+        Interruption(trial="baseline-seed0", step=5, **notice),
+    )
     assert numbers(paths, "baseline-seed0") == numbers(undisturbed, "baseline-seed0")
     assert [row.resumed_from for row in Ledger(paths).record("baseline-seed0").evaluations] == [0, 5, 5, 5]
 
