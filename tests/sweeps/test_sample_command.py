@@ -229,3 +229,16 @@ def test_settings_of_a_budget_that_only_the_command_knew(paths, tmp_path):
     space = recorded_space(again)
     assert (space.name, space.budget.candidates) == ("smoke", 9)
     assert space.fingerprint == smoke_space().fingerprint
+
+
+def test_any_kept_model_can_be_written_whole(paths, cache, tmp_path, capsys):
+    from diffusers import PRXPipeline
+
+    to = tmp_path / "whole"
+    assert main(["export", str(paths.root), "--diffusers", str(to), "--trial", TRIAL, "--cache", str(cache)]) == 0
+    assert f"PRXPipeline.from_pretrained('{to}')" in capsys.readouterr().out
+    pipeline = PRXPipeline.from_pretrained(to)
+    assert pipeline.tokenizer.model_max_length == 16
+    assert f"`{paths.root.name} {TRIAL}`" in (to / "README.md").read_text()
+    assert main(["export", str(paths.root), "--diffusers", str(to), "--trial", TRIAL, "--cache", str(cache)]) == 2
+    assert "which exists; allowed is one that does not" in capsys.readouterr().err
