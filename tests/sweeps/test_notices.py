@@ -320,3 +320,26 @@ def test_a_ledger_that_cannot_be_read_harms_nothing(lab, hook, monkeypatch, caps
         (lab.paths.ledger / "candidate-001.jsonl").write_text('{"kind": "end", "foreign": 1}\n')
         lab.ledger.append(End(trial="candidate-002", outcome=FAILED, step=STEPS[0], reason="", log=""))
     assert "not a row of this version's ledger" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"notify: {{webhook_env: {ENV}}}", f"notify.webhook_env: {ENV} is not set in the environment"),
+        ("trackers: [wandb]", "trackers: wandb needs `pip install wandb`, or take it out of the file"),
+    ],
+)
+def test_the_command_says_what_is_missing_before_anything_starts(tmp_path, monkeypatch, capsys, line, told):
+    from sweeps import run
+    from tests.sweeps.trials import SMOKE
+
+    monkeypatch.delenv(ENV, raising=False)
+    monkeypatch.setattr("sweeps.trackers.find_spec", lambda name: None)
+    file = tmp_path / "space.yaml"
+    file.write_text(f"{SMOKE.read_text()}\n{line}\n")
+    folders = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
+    assert run.main([str(file), "--profile", "laptop", "--address", "local", *folders]) == run.EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file}: {told}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "cache").exists(), "no data was made"
