@@ -26,6 +26,7 @@ from prx_model.yardstick import latent_space, suite_of, to_images
 if TYPE_CHECKING:
     from prx_model.latents import LatentSpace
     from prx_model.metrics.suite import MetricSuite, SuiteResult
+    from prx_model.model_card import Origin
     from prx_model.teachers.online import OnlineTeacher
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "open_experiment",
     "open_store",
     "prepare",
+    "trained_model",
 ]
 
 
@@ -154,17 +156,39 @@ def build_objective(config: ExperimentConfig, null_text: Tensor) -> TrainingObje
         return TrainingObjective(PRX(config.model), null_text, repa=config.repa, teacher_width=width)
 
 
+def trained_model(config: ExperimentConfig, checkpoint: Path) -> PRX:
+    """The weights that evaluations scored, on the CPU."""
+    model = PRX(config.model)
+    model.load_state_dict(evaluated_weights(checkpoint))
+    return model
+
+
 def export_model(
-    config: ExperimentConfig, cache: Path, checkpoint: Path, folder: Path, *, components: str = "reference"
+    config: ExperimentConfig,
+    cache: Path,
+    checkpoint: Path,
+    folder: Path,
+    *,
+    components: str | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write the weights that evaluations scored as a folder that diffusers' PRXPipeline loads: see export_pipeline.
 
     cache: that the run was opened with; the data set says there which autoencoder and text encoder it was made with.
-    components: 'reference' names them, 'copy' writes them into the folder too.
+    components: 'reference' names them, 'copy' writes them into the folder too; None copies them where they are small
+    and at hand. origin: what the model card tells beside data and settings.
     """
     from prx_model.export import PipelineCard, export_pipeline
+    from prx_model.model_card import Trained
 
-    model = PRX(config.model)
-    model.load_state_dict(evaluated_weights(checkpoint))
-    card = PipelineCard.of(manifest_of(config.data, cache), config.evaluation.sampler)
-    export_pipeline(model, folder, card, components=components)
+    model, manifest = trained_model(config, checkpoint), manifest_of(config.data, cache)
+    card = PipelineCard.of(manifest, config.evaluation.sampler)
+    trained = Trained(
+        source=manifest.source,
+        fingerprint=manifest.fingerprint,
+        num_images=manifest.counts["train"],
+        config=config,
+        num_parameters=model.num_parameters(),
+        origin=origin,
+    )
+    export_pipeline(model, folder, card, components=components or card.fitting, trained=trained)

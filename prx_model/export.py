@@ -12,13 +12,14 @@ from prx_model.data.durable import whole_folder
 from prx_model.export_readme import readme
 from prx_model.hub import quietly
 from prx_model.model import PRX
+from prx_model.model_card import Trained
 from prx_model.sampling import SamplerConfig
 
 if TYPE_CHECKING:
     from prx_model.data.manifest import LatentCard, Manifest, TextEncoderCard
 
 COMPONENTS = ("reference", "copy")
-COMPONENTS_FILE = "components.json"
+COMPONENTS_FILE, SETTINGS_FILE = "components.json", "experiment.json"
 # Without an autoencoder PRXPipeline divides the sides that it is asked for by this.
 SIDE_FACTOR_OF_PIXELS = 8
 
@@ -36,6 +37,11 @@ class PipelineCard:
     resolution: int
     sampler: SamplerConfig
 
+    @property
+    def fitting(self) -> str:
+        """'copy' where all that the folder would leave out is a small package that is installed here anyway."""
+        return "copy" if self.latents is None and self.text_encoder.package else "reference"
+
     @classmethod
     def of(cls, manifest: Manifest, sampler: SamplerConfig) -> PipelineCard:
         """Of a model trained on the data set of `manifest` and evaluated with `sampler`."""
@@ -48,11 +54,43 @@ class PipelineCard:
         )
 
 
-def export_pipeline(model: PRX, folder: Path, card: PipelineCard, *, components: str = "reference") -> None:
+def read_card(folder: Path) -> PipelineCard:
+    """The card of an exported folder. Raises ValueError, in one line, where it is none."""
+    path = folder / COMPONENTS_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; allowed is a folder that this project has exported") from error
+    return card_of(text, str(path))
+
+
+def card_of(text: str, where: str) -> PipelineCard:
+    """Of the text of a components.json. Raises ValueError, in one line that opens with `where`, if it is none."""
+    from prx_model.data.manifest import LatentCard, TextEncoderCard
+
+    try:
+        told = json.loads(text)
+        latents = told["latents"]
+        return PipelineCard(
+            latents=None if latents is None else LatentCard(**latents),
+            text_encoder=TextEncoderCard(**told["text_encoder"]),
+            max_text_tokens=told["max_text_tokens"],
+            resolution=told["resolution"],
+            sampler=SamplerConfig(**told["sampler"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"not what this version writes ({type(error).__name__}: {error})"
+        raise ValueError(f"{where}: {problem}; export the model again") from error
+
+
+def export_pipeline(
+    model: PRX, folder: Path, card: PipelineCard, *, components: str = "reference", trained: Trained | None = None
+) -> None:
     """Write `folder`: model_index.json, transformer/, scheduler/, components.json, and a README.md with lines to run.
 
     components: 'copy' adds vae/, text_encoder/ and tokenizer/, so that `PRXPipeline.from_pretrained(folder)` is all it
     takes; they are loaded for it. 'reference' only says where they are and how to load them, and loads nothing.
+    trained: with it the README is a model card as the model hub reads it, and experiment.json has all settings.
     The scheduler is set so that `sampler.steps` steps are the steps of `prx_model.sampling`: see `scheduler_of`.
     Models in pixel space are PRXPipelines without an autoencoder. (PRXPixelPipeline is for another kind of model: it
     takes the network's output for the clean image, not for the velocity, and starts from noise of spread 2.)
@@ -69,7 +107,10 @@ def export_pipeline(model: PRX, folder: Path, card: PipelineCard, *, components:
             pipeline.save_pretrained(partial)
         description = {"components": components, **asdict(card)}
         (partial / COMPONENTS_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(readme(card, components), encoding="utf-8")
+        (partial / "README.md").write_text(readme(card, components, trained), encoding="utf-8")
+        if trained is not None:
+            settings = json.dumps(asdict(trained.config), indent=1)
+            (partial / SETTINGS_FILE).write_text(settings + "\n", encoding="utf-8")
         _flush(partial)
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from prx_model.hub import HubSource
+from prx_model.model_card import Trained, front_matter, sections
 
 if TYPE_CHECKING:
     from prx_model.data.manifest import LatentCard, TextEncoderCard
@@ -15,8 +16,11 @@ Import = tuple[str, str]  # module, and the name in it; '' for the module itself
 BINNED = (256, 512, 1024)  # sides for which PRXPipeline has a table of shapes; elsewhere it must be told to do without
 
 
-def readme(card: PipelineCard, components: str) -> str:
-    """Markdown with one block of Python that runs as it stands, in the folder, without this package."""
+def readme(card: PipelineCard, components: str, trained: Trained | None = None) -> str:
+    """Markdown with one block of Python that runs as it stands, in the folder, without this package.
+
+    trained: makes a model card of it.
+    """
     imports, parts = ([], []) if components == "copy" else _parts(card)
     names = [line.split(" = ")[0] for line in parts if line.startswith(("vae = ", "text_encoder = ", "tokenizer = "))]
     given = "".join(f", {name}={name}" for name in names)
@@ -28,7 +32,10 @@ def readme(card: PipelineCard, components: str) -> str:
         f'pipeline = PRXPipeline.from_pretrained("."{given})  # "." is this folder',
         *sampling,
     ]
-    return "\n\n".join([_introduction(card, components), "\n".join(["```python", *code, "```"]), _notes(card)]) + "\n"
+    parts = [_introduction(card, components), "\n".join(["```python", *code, "```"]), _notes(card)]
+    if trained is None:
+        return "\n\n".join(parts) + "\n"
+    return front_matter(trained) + "\n\n".join([*parts, sections(trained)]) + "\n"
 
 
 def _import_lines(imports: list[Import]) -> list[str]:

@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sweeps import replay_command
+from sweeps import export_command, replay_command, sample_command
 from sweeps.encoding import command as encode_command
 
 EXIT_INTERRUPTED = 130
-COMMANDS = {"encode": encode_command, "replay": replay_command}
+COMMANDS = {"encode": encode_command, "replay": replay_command, "sample": sample_command, "export": export_command}
 
 
 def parser() -> argparse.ArgumentParser:

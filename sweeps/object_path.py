@@ -131,6 +131,9 @@ class ObjectPath:
         kind = mimetypes.guess_type(self.name)[0] or "application/octet-stream"
         self._written(lambda: client().pipe_file(self._full, content, ContentType=kind))
 
+    def download(self, file: Path) -> None:
+        self._asked(lambda: client().get_file(self._full, str(file)), "read")
+
     def upload(self, file: Path) -> None:
         self._written(lambda: client().put_file(str(file), self._full))
 

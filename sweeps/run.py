@@ -107,6 +107,7 @@ def _run(
 ) -> int:
     from sweeps import (
         cluster_preflight,
+        following,
         gauges,
         locks,
         plan,
@@ -121,7 +122,7 @@ def _run(
     from sweeps.confirmation import best_record
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
-    with locks.only_driver(paths, _halt_at_once_for) as warning:
+    with locks.only_driver(paths, _halt_at_once_for) as warning, following.following(space, paths, console):
         if warning:
             console.print(f"Warning: {warning}", highlight=False)
         write_whole(paths.space, options.space.read_bytes())

@@ -10,8 +10,10 @@ from prx_model.experiment import ExperimentConfig
 from prx_model.metrics.table import network_of
 from sweeps.config import deciding, fingerprint, listing, load_config, override, to_plain
 from sweeps.confirmation import Confirm
+from sweeps.notify import Notify
 from sweeps.rule import StopConfig
 from sweeps.study import Sampler
+from sweeps.trackers import Trackers
 
 FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
 PACK, SPREAD, STRICT_PACK, STRICT_SPREAD = PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
@@ -133,6 +135,7 @@ class SearchSpace:
     base: a trial's settings before overrides, plain. baseline: the overrides that make it the baseline.
     points: overrides to try first, fractions already resolved. warm_start: folders of earlier sweeps.
     results: folder or s3:// address of the results, '' where the file does not say.
+    trackers, notify: who is shown the sweep, and who is told of it.
     """
 
     file: str
@@ -151,6 +154,8 @@ class SearchSpace:
     sampler: Sampler = field(default_factory=Sampler)
     warm_start: tuple[str, ...] = ()
     results: str = ""
+    trackers: Trackers = field(default_factory=Trackers)
+    notify: Notify = field(default_factory=Notify)
 
     def baseline_config(self, seed: int) -> ExperimentConfig:
         return load_config(override(self.base, {**self.baseline, "seed": seed}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,23 +12,34 @@ from sweeps.config import (
     ConfigError,
     build,
     copied,
-    is_finite,
     listing,
     load_config,
     nearest,
     override,
-    setting_paths,
     shown,
     to_plain,
 )
 from sweeps.confirmation import Confirm
 from sweeps.locations import Location, location
+from sweeps.notify import notify_of
 from sweeps.rule import StopConfig
-from sweeps.space import FRACTION_OF, Budget, Dimension, Objective, Resources, SearchSpace, SpaceError
+from sweeps.space import FRACTION_OF, Budget, Objective, Resources, SearchSpace, SpaceError
 from sweeps.space_checks import check_points, check_trials
+from sweeps.space_dimensions import KINDS, SHARED, Searched, check_path
 from sweeps.study import Sampler
+from sweeps.trackers import trackers_of
 
-__all__ = ["SpaceError", "load_space", "profiles_of", "read_space", "resolve", "with_budget"]
+__all__ = [
+    "FRACTION_OF",
+    "KINDS",
+    "SHARED",
+    "SpaceError",
+    "load_space",
+    "profiles_of",
+    "read_space",
+    "resolve",
+    "with_budget",
+]
 
 SECTIONS = ("model", "data", "training", "evaluation", "repa", "seed")  # of one trial
 SWEEP_KEYS = (
@@ -45,11 +55,10 @@ SWEEP_KEYS = (
     "warm_start",
     "results",
     "resources",
+    "trackers",
+    "notify",
     "profiles",
 )
-KINDS = ("choice", "uniform", "log_uniform", "int", "fraction")
-# Equal for all trials of a sweep: what a trial is compared by, and the seed, which the sweep gives out.
-SHARED = ("seed", "data", "evaluation", "training.steps", "training.eval_every_steps")
 
 
 def load_space(file: Location, profile: str) -> SearchSpace:
@@ -97,7 +106,7 @@ def resolve(content: Mapping[str, Any], *, file: Location, profile: str) -> Sear
         space = resolver.space()
         check_trials(space)
         # Only now: a point is measured by its dimensions, which must be sound themselves.
-        space = replace(space, points=resolver.points(space.dimensions))
+        space = replace(space, points=resolver.searched.points(resolver.merged.get("points"), space.dimensions))
         check_points(space)
     except ConfigError as error:
         raise SpaceError(f"{file}: {_one_line(error)}") from error
@@ -159,8 +168,8 @@ class _Resolver:
 
     def __init__(self, merged: dict[str, Any], file: Location, profile: str) -> None:
         self.merged, self.file, self.profile = merged, file, profile
-        self.base, self.num_blocks = self._base()
-        self.paths = setting_paths()
+        self.base, num_blocks = self._base()
+        self.searched = Searched(num_blocks)
 
     def space(self) -> SearchSpace:
         """Everything but the points."""
@@ -175,7 +184,7 @@ class _Resolver:
             objective=build(Objective, merged["objective"], "objective"),
             base=self.base,
             baseline=self._baseline(),
-            dimensions=self._dimensions(),
+            dimensions=self.searched.dimensions(merged.get("space")),
             points=(),
             stop=build(StopConfig, merged.get("stop", {}), "stop"),
             budget=build(Budget, merged.get("budget", {}), "budget"),
@@ -184,6 +193,8 @@ class _Resolver:
             sampler=build(Sampler, merged.get("sampler", {}), "sampler"),
             warm_start=self._warm_start(),
             results=self._results(),
+            trackers=trackers_of(merged.get("trackers")),
+            notify=notify_of(merged.get("notify")),
         )
 
     def _results(self) -> str:
@@ -237,103 +248,5 @@ class _Resolver:
         if not isinstance(overrides, Mapping) or not overrides:
             raise ConfigError("baseline", f"got {shown(overrides)}, allowed is a section such as {{repa: null}}")
         for path in overrides:
-            self._check_path(path, f"baseline.{path}")
+            check_path(path, f"baseline.{path}")
         return dict(overrides)
-
-    def _check_path(self, path: str, where: str) -> None:
-        if path not in self.paths:
-            raise ConfigError(where, f"no such setting{nearest(path, self.paths)}")
-        for shared in SHARED:
-            if _inside(path, shared) or _inside(shared, path):
-                problem = f"{shared} is the same for all trials of a sweep, so that they compare"
-                raise ConfigError(where, f"{problem}; allowed is any setting outside {listing(SHARED)}")
-
-    def _dimensions(self) -> tuple[Dimension, ...]:
-        searched = self.merged.get("space")
-        if not isinstance(searched, Mapping) or not searched:
-            raise ConfigError(
-                "space", f"got {shown(searched)}, allowed is a section of settings, each with one of {listing(KINDS)}"
-            )
-        for path in searched:
-            self._check_path(path, f"space.{path}")
-            for other in searched:
-                if path != other and _inside(path, other):
-                    raise ConfigError(f"space.{path}", f"lies inside {other}, which is searched too; allowed is one")
-        return tuple(self._dimension(path, spec, f"space.{path}") for path, spec in searched.items())
-
-    def _dimension(self, path: str, spec: Any, where: str) -> Dimension:
-        if not isinstance(spec, Mapping) or len(spec) != 1:
-            raise ConfigError(
-                where, f"got {shown(spec)}, allowed is one of {listing(KINDS)}, as in {{log_uniform: [0.05, 2.0]}}"
-            )
-        kind, value = next(iter(spec.items()))
-        where = f"{where}.{kind}"
-        if kind not in KINDS:
-            raise ConfigError(where, f"no such range{nearest(kind, KINDS)}")
-        if kind == "choice":
-            return Dimension(path=path, kind="choice", values=_choices(value, where))
-        low, high = _range(value, where, kind)
-        if kind == "fraction":
-            low, high = (self._of_fraction(path, end, where) for end in (low, high))
-        whole = kind in ("int", "fraction")
-        return Dimension(path=path, kind="int" if whole else "float", low=low, high=high, log=kind == "log_uniform")
-
-    def _of_fraction(self, path: str, fraction: float, where: str) -> int:
-        """The whole number, at least 1, that is nearest to the fraction of its reference (halves go up)."""
-        if path not in FRACTION_OF:
-            raise ConfigError(where, f"got a fraction, which is allowed for {listing(FRACTION_OF)} only")
-        if not 0 < fraction <= 1:
-            raise ConfigError(where, f"got {fraction:g}, allowed is above 0, at most 1")
-        return max(1, math.floor(fraction * self.num_blocks + 0.5))
-
-    def points(self, dimensions: tuple[Dimension, ...]) -> tuple[dict[str, Any], ...]:
-        points = self.merged.get("points") or []
-        if not isinstance(points, list):
-            raise ConfigError("points", f"got {shown(points)}, allowed is a list of settings to try first")
-        resolved = [self._point(point, dimensions, f"points[{i}]") for i, point in enumerate(points)]
-        for i, point in enumerate(resolved):
-            if point in resolved[:i]:
-                raise ConfigError(f"points[{i}]", f"the same trial as points[{resolved.index(point)}]; allowed is once")
-        return tuple(resolved)
-
-    def _point(self, point: Any, dimensions: tuple[Dimension, ...], where: str) -> dict[str, Any]:
-        names = [dimension.path for dimension in dimensions]
-        if not isinstance(point, Mapping) or sorted(point) != sorted(names):
-            raise ConfigError(where, f"got {shown(point)}, allowed is one value for each of {listing(names)}")
-        resolved = {}
-        for dimension in dimensions:
-            value, path = point[dimension.path], f"{where}.{dimension.path}"
-            if dimension.path in FRACTION_OF and dimension.kind == "int" and isinstance(value, float):
-                value = self._of_fraction(dimension.path, value, path)
-            if not dimension.holds(value):
-                raise ConfigError(path, f"got {shown(value)}, allowed is {dimension}")
-            resolved[dimension.path] = float(value) if dimension.kind == "float" else value
-        return resolved
-
-
-def _inside(path: str, section: str) -> bool:
-    return path == section or path.startswith(f"{section}.")
-
-
-def _choices(values: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(values, list) or not values:
-        raise ConfigError(where, f"got {shown(values)}, allowed is a list of at least one value")
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise ConfigError(where, f"got {shown(value)} twice, allowed is once")
-    return tuple(values)
-
-
-def _range(value: Any, where: str, kind: str) -> tuple[float, float]:
-    numbers = isinstance(value, list) and len(value) == 2 and all(type(end) in (int, float) for end in value)
-    if not numbers or not all(map(is_finite, value)):
-        raise ConfigError(where, f"got {shown(value)}, allowed is [low, high], two finite numbers")
-    low, high = value
-    if kind == "int" and not (type(low) is int and type(high) is int):
-        raise ConfigError(where, f"got {shown(value)}, allowed are two integers")
-    if not low < high:
-        raise ConfigError(where, f"got low {low:g} and high {high:g}, allowed is low below high")
-    if kind == "log_uniform" and low <= 0:
-        raise ConfigError(where, f"got low {low:g}, allowed is above 0 for a logarithmic range")
-    # Optuna's numbers from such a range are floats, and so must be what is checked.
-    return (low, high) if kind == "int" else (float(low), float(high))

@@ -17,6 +17,7 @@ from sweeps.config import to_plain
 from sweeps.confirmation import contenders
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.locations import Location, publish
+from sweeps.model_origin import origin_of
 from sweeps.node_types import Room
 from sweeps.obstacles import HaltedError
 from sweeps.search import SweepSearch, is_used_up
@@ -121,7 +122,7 @@ def keep_best_model(sweep: Sweep, best: TrialRecord | None) -> Location | None:
     config = sweep.space.candidate_config(best.start.overrides)
     unfinished = sweep.paths.here / "best_model.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
-    export_model(config, sweep.cache, checkpoint, unfinished)
+    export_model(config, sweep.cache, checkpoint, unfinished, origin=origin_of(sweep.space, sweep.paths, best.trial))
     publish(unfinished, sweep.paths.best_model, last=MODEL_INDEX)
     shutil.rmtree(sweep.paths.here / FETCHED, ignore_errors=True)
     return sweep.paths.best_model

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from prx_model.kept import Kept
 from prx_model.training import object_storage
@@ -16,6 +17,7 @@ from sweeps import locks, slot
 from sweeps.leases import LeaseLostError, Terms
 from sweeps.ledger import CANDIDATE, FINISHED, EvaluationRow, Ledger, TrialRecord
 from sweeps.locations import folders_in, names_in
+from sweeps.main import main
 from sweeps.obstacles import obstacle
 from sweeps.slot import SlotBrokenError
 from sweeps.space import SearchSpace
@@ -25,7 +27,7 @@ from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
 from sweeps.worker import Place, TrialFailedError, train_trial
 from tests.flaky_server import Troubles
-from tests.sweeps.trials import numbers, planned_task, smoke_space
+from tests.sweeps.trials import SMOKE, numbers, planned_task, smoke_space
 
 ALONE = Place(device=torch.device("cpu"))
 TRIAL = "candidate-000"
@@ -90,6 +92,7 @@ def _is_kept_as_the_best_model(paths: SweepPaths, cache: Path, best: TrialRecord
     index = json.loads((paths.best_model / "model_index.json").read_text())
     assert index["_class_name"] == "PRXPipeline"
     assert not (paths.here / "checkpoints").exists()
+    _is_sampled_from(paths, cache, best.trial)
     kept = [folder.name for folder in folders_in(paths.trial_folder(best.trial))]
     assert collect_checkpoints(sweep, best) == 0
     assert [folder.name for folder in folders_in(paths.trial_folder(best.trial))] == kept
@@ -97,6 +100,19 @@ def _is_kept_as_the_best_model(paths: SweepPaths, cache: Path, best: TrialRecord
     assert collect_checkpoints(Sweep(space=no_contenders(), paths=paths, cache=cache), None) > 1000
     assert folders_in(paths.trial_folder(best.trial)) == []
     assert (paths.trial_folder("candidate-001") / "checkpoint_000000003").is_dir()
+
+
+def _is_sampled_from(paths: SweepPaths, cache: Path, trial: str) -> None:
+    """The trial and the best model, which are the same."""
+    paths.space.write_bytes(SMOKE.read_bytes())
+    to = cache / "sampled"
+    for which in (trial, "best_model"):
+        command = ["sample", f"{paths.root}/{which}", "--prompt", "red apple", "--to", str(to), "--cache", str(cache)]
+        assert main(command) == 0
+    first, second = (Image.open(file).tobytes() for file in sorted(to.iterdir()))
+    assert first == second
+    shutil.rmtree(to)
+    assert not (paths.here / "checkpoints").exists()
 
 
 def no_contenders() -> SearchSpace:
