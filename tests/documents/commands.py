@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 
 import click
 import yaml
 
 from sweeps import main, run
-from sweeps.space_file import profiles_of, read_space
 from tests.documents.blocks import ROOT
 
 Words = Sequence[str]
@@ -46,9 +47,15 @@ def _python(words: Words) -> None:
         return
     assert (ROOT / words[0]).is_file(), words[0]
     if words[0] == "sweeps/run.py":
-        options = run.parse_arguments([SPACES.get(word, word) for word in words[1:]])
-        profiles = profiles_of(read_space(ROOT / options.space))
-        assert options.profile is None or options.profile in profiles
+        _plan(run.parse_arguments([SPACES.get(word, word) for word in words[1:]]))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    """The plan of what would run, with results that are nowhere yet."""
+    with tempfile.TemporaryDirectory() as results:
+        profile = ["--profile", options.profile] if options.profile else []
+        command = [str(ROOT / options.space), "--plan", *profile, "--results", results, "--address", "local"]
+        assert run.main(command) == 0, options
 
 
 def _prx_sweeps(words: Words) -> None:

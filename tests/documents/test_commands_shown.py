@@ -7,6 +7,7 @@ import re
 import click
 import pytest
 
+from sweeps import plan
 from tests.documents.blocks import ROOT, indented, text_of
 from tests.documents.commands import check
 
@@ -18,6 +19,11 @@ TEXTS = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
     if ".venv" not in path.parts
 )
+
+
+@pytest.fixture(autouse=True)
+def without_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "seconds_per_trial", lambda config: None)  # tests of the plan take the time of steps
 
 
 @pytest.mark.parametrize(("page", "command"), SHOWN, ids=[command[:60] for _, command in SHOWN])
