@@ -104,6 +104,7 @@ KNOWN: dict[str, Callable[[Words], None]] = {
     "ray": _ray,
     "kubectl": _kubectl,
     "export": _of_the_shell,
+    "source": _of_the_shell,
     "cd": _of_the_shell,
     "git": _of_the_shell,
     "aws": _of_the_shell,
