@@ -23,23 +23,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from prx_model.experiment_config import DataConfig, EvaluationConfig  # noqa: E402
+from prx_model.experiment_config import ExperimentConfig  # noqa: E402
 from prx_model.metrics.table import METRICS, network_of  # noqa: E402
-from prx_model.model import MODELS, PRXConfig  # noqa: E402
-from prx_model.repa import RepaConfig  # noqa: E402
+from prx_model.model import MODELS  # noqa: E402
 from prx_model.teachers.table import TEACHERS  # noqa: E402
-from prx_model.training.config import TrainingConfig  # noqa: E402
 from sweeps.config import WITHOUT_EFFECT, listing, shown  # noqa: E402
-from sweeps.confirmation import Confirm  # noqa: E402
-from sweeps.rule import StopConfig  # noqa: E402
-from sweeps.space import FRACTION_OF, Budget, Objective, Resources  # noqa: E402
+from sweeps.space import FRACTION_OF, SearchSpace  # noqa: E402
 from sweeps.space_checks import READERS  # noqa: E402
 from sweeps.space_file import KINDS, SECTIONS, SHARED, SWEEP_KEYS  # noqa: E402
-from sweeps.study import Sampler  # noqa: E402
 
 PAGE = ROOT / "docs" / "search-space.md"
 
-# What is read as plain values, and what each section is read into.
+# What is read as plain values; all else is a section, read into a dataclass.
 PLAIN = {
     "question": "what is asked, in a sentence; it stands on the page and in the plan",
     "baseline": "dotted paths of settings and the values that make a trial the baseline: `{repa: null}`",
@@ -49,19 +44,6 @@ PLAIN = {
     "results": "the folder or `s3://bucket/prefix` of the results; `--results` stands above it",
     "profiles": "what differs between `laptop` and `cluster`; the run says which it takes and why",
     "seed": "the first baseline's seed, and all candidates'; the others count up from it (0)",
-}
-CLASSES: dict[str, type] = {
-    "objective": Objective,
-    "stop": StopConfig,
-    "budget": Budget,
-    "confirm": Confirm,
-    "sampler": Sampler,
-    "resources": Resources,
-    "model": PRXConfig,
-    "data": DataConfig,
-    "training": TrainingConfig,
-    "evaluation": EvaluationConfig,
-    "repa": RepaConfig,
 }
 RANGES = {
     "choice": ("a list", "one of the values, which may be `null`"),
@@ -86,10 +68,11 @@ SPOKEN = {int: "integer", float: "number", str: "text", bool: "true or false"}
 
 def page() -> str:
     """The whole page. ValueError where a key or a field has no text."""
-    _same_names("keys of a file", [*PLAIN, *CLASSES], [*SWEEP_KEYS, *SECTIONS])
+    classes = classes_of_sections()
+    _same_names("keys of a file", [*PLAIN, *classes], [*SWEEP_KEYS, *SECTIONS])
     _same_names("ranges", RANGES, KINDS)
-    parts = [INTRODUCTION, *_keys(), *_space()]
-    for name, cls in CLASSES.items():
+    parts = [INTRODUCTION, *_keys(classes), *_space()]
+    for name, cls in classes.items():
         parts += _section(name, cls)
     return "\n".join([*parts, *_tables()]).rstrip() + "\n"
 
@@ -100,10 +83,16 @@ def _same_names(what: str, told: typing.Collection[str], there: typing.Collectio
         raise ValueError(f"{what}: {listing(differ)} is in one of code and {Path(__file__).name} only")
 
 
-def _keys() -> list[str]:
+def classes_of_sections() -> dict[str, type]:
+    """What each section is read into: of the sweep in the order of the keys, then of a trial."""
+    found = {**dict(_inner(SearchSpace)), **dict(_inner(ExperimentConfig))}
+    return {key: found[key] for key in (*SWEEP_KEYS, *SECTIONS) if key in found}
+
+
+def _keys(classes: dict[str, type]) -> list[str]:
     rows = []
     for key in (*SWEEP_KEYS, *SECTIONS):
-        text = PLAIN.get(key) or f"{summary_of(CLASSES[key])} [All of it](#{key})"
+        text = PLAIN.get(key) or f"{summary_of(classes[key])} [All of it](#{key})"
         rows.append((f"`{key}`", text))
     return ["## The keys\n", *_table(("key", "what it says"), rows), ""]
 
@@ -213,7 +202,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "needed"
     value = field.default
     text = f"{value:,}".replace(",", "") if isinstance(value, int) and not isinstance(value, bool) else shown(value)
-    return f"`{listing(value) if isinstance(value, tuple) else text.strip(chr(39))}`"
+    return f"`[{listing(value)}]`" if isinstance(value, tuple) else f"`{text.strip(chr(39))}`"
 
 
 def _tables() -> Iterator[str]:
