@@ -11,7 +11,7 @@ SPACE ?= search_spaces/repa.yaml
 ARGS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help install sweep test lint types contracts tests coverage chaos fuzz e2e lock format clean
+.PHONY: help install sweep test lint types contracts tests coverage chaos fuzz e2e lock reference format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ fuzz: install ## ten thousand generated search-space files: each a space, or one
 
 e2e: install ## ray up, a sweep with lost nodes, ray down, on hosts made of namespaces (root; docs/e2e.md); logs in build/e2e
 	.venv/bin/python -m tests.e2e $(ARGS)
+
+reference: install ## write docs/search-space.md from the dataclasses of the settings
+	.venv/bin/python tools/space_reference.py
 
 format: install ## let ruff rewrite what it can
 	.venv/bin/ruff check --fix .

@@ -62,6 +62,7 @@ class EvaluationConfig:
     nested: parts of num_samples on which the metrics are also given, ascending, so that a caller can do with fewer.
         Each is rounded up to whole batches.
     noise_seed: of the starting noise of sample i, together with i alone.
+    sampler: how samples are made.
     """
 
     metrics: tuple[str, ...] = ("fid", "cmmd", "dino_mmd")

@@ -37,6 +37,9 @@ class TimestepLaw:
     With probability 1 - uniform_probability: u = sigmoid(N(mean, std^2)), t = shift u / (1 + (shift - 1) u), drawn anew
     until min_t <= t < max_t; else t is uniform on [min_t, max_t). The defaults are those of the PRX ablations
     (Photoroom/PRX, prx/schedulers/scheduler.py), where the uniform tenth is written into the code.
+
+    mean, std: of the normal distribution; std above 0. shift: above 1 draws more noise, below 1 less; it adds ln shift
+    to the mean. min_t, max_t: t lies from min_t to below max_t, inside 0 to 1. uniform_probability: 0 to 1.
     """
 
     mean: float = 0.0

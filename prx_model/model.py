@@ -28,6 +28,10 @@ class PRXConfig:
     """The architecture, in the names of diffusers' own. The defaults are PRX-1.2B (1,170,691,648 parameters).
 
     `axes_dim` (the rotary split over rows and columns) is half and half of the head width, as in every published PRX.
+
+    in_channels: of what is denoised: 16 for Flux latents, 3 for pixels. patch_size: its cells (or pixels) a side of a
+    token. context_in_dim: width of a text state. hidden_size: width of a token, a multiple of 4 num_heads. mlp_ratio:
+    of a block's MLP to that. num_heads: of attention. depth: number of blocks. theta: base of the rotary frequencies.
     """
 
     in_channels: int = 16

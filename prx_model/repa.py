@@ -22,7 +22,7 @@ SPATIAL_NORM_EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class RepaConfig:
-    """REPA's settings. The baseline is no RepaConfig at all.
+    """REPA's settings. Plain flow matching has none: no RepaConfig, `repa: null`.
 
     teacher: a name of `prx_model.teachers.table.TEACHERS`.
     depth: the block whose output is aligned, 1-based (1 is the first block's output).

@@ -25,7 +25,10 @@ class SpaceError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is minimised or maximised: a metric of the trial's evaluation."""
+    """What is minimised or maximised: a metric of the trial's evaluation.
+
+    metric: one of evaluation.metrics. mode: 'min' or 'max'; it must be the metric's own direction.
+    """
 
     metric: str
     mode: str = "min"
@@ -37,11 +40,12 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How many trials: candidates that Optuna may choose, and seeds of the baseline.
+    """How many trials there are, and what they may cost. Raise any of it, and the same command goes on.
 
+    candidates: that Optuna may choose, points included. baseline_seeds: runs of the baseline, at least 2.
     reuse_baseline: take over seeds that another sweep in the same results folder has trained alike (sweeps.reuse).
-    max_gpu_hours, max_cpu_hours, max_cost (dollars, by the prices of node types): once one of them is used up, by the
-    ledger, no trial is started any more, and those that run are let finish. null: no limit.
+    max_gpu_hours, max_cpu_hours, max_cost: once one of them is used up, by the ledger, no trial is started any more,
+    and those that run are let finish. The cost is in dollars, by the prices of node types. null is no limit.
     """
 
     candidates: int = 24
@@ -68,9 +72,11 @@ class Budget:
 class Resources:
     """What one trial takes. None of it changes a result, so none of it is part of a fingerprint.
 
+    workers: processes that share a trial's batch. cpus_per_worker: CPUs that Ray reserves for each.
     gpus_per_worker: 0 means a share of the GPUs that are there, if any; a fraction, that workers share a GPU.
     placement: a trial's workers on as few nodes as there is room on (pack), on one node (strict_pack), on as many
     as possible (spread), or each on a node of its own (strict_spread).
+    concurrent_trials: trials side by side, at most.
     trials_per_slot: trials that one set of worker processes trains before it is renewed; 1 gives each its own.
     max_losses: times that a trial may lose its workers without notice and still go on, after which it has failed.
     """

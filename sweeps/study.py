@@ -29,7 +29,7 @@ class Sampler:
     """How candidates are chosen. It decides which trials there are, and no trial's result.
 
     name: 'tpe' (Optuna's Tree-structured Parzen estimator) or 'random'. seed: of its chance; null takes the sweep's
-    fingerprint. Read by 'tpe' only:
+    fingerprint. All others are read by 'tpe' only.
     startup: candidates that are drawn at random first; null is a third of the budget, 2 to 10.
     multivariate: settings are modelled together. group: those that always come together are one model; it needs
     multivariate. constant_liar: candidates under way count as bad ones, so that their neighbours are not tried too.

@@ -20,16 +20,19 @@ SCHEDULES = (CONSTANT, COSINE)
 class TrainingConfig:
     """Optimisation. The defaults are those of the PRX ablations (Photoroom, 2026); EMA is ours, off by default.
 
+    steps: optimizer steps of a run. eval_every_steps: an evaluation is made after each so many, and after the last.
     batch_size: images per optimizer step, over all workers.
     micro_batch_size: images per forward and backward of one worker. Its share of the batch is cut into as many parts
         as that takes (the last may be smaller), whose gradients add up to the undivided batch's; None does not cut.
     optimizer: 'adamw', or 'muon' for the matrices of blocks and projector with AdamW for the rest (Jordan et al., 2024;
         in the PRX ablations FID 15.55 against AdamW's 18.20). Updates of both are of one size, so that learning_rate
         means the same (Moonshot, arXiv 2502.16982).
-    betas, eps: AdamW's. momentum: Muon's, in [0, 1). weight_decay: decoupled, of both.
+    learning_rate: after the warm-up. betas, eps: AdamW's. momentum: Muon's, in [0, 1). weight_decay: decoupled, of
+        both.
     warmup_steps: linear from 0 to learning_rate.
-    schedule: of the rate after the warm-up: 'constant', or 'cosine' down to final_learning_rate (a fraction of
-        learning_rate, 0 to 1) at the last step (Loshchilov and Hutter, arXiv 1608.03983, without restarts).
+    schedule: of the rate after the warm-up: 'constant', or 'cosine' down to the last step (Loshchilov and Hutter,
+        arXiv 1608.03983, without restarts). final_learning_rate: where the cosine ends, as a fraction of
+        learning_rate, 0 to 1.
     grad_clip: largest norm of the gradient.
     ema_decay: decay of the averaged weights that evaluations use, in (0, 1), warmed up as min(decay, (1+n)/(10+n));
         None evaluates the raw weights.
@@ -44,6 +47,7 @@ class TrainingConfig:
         quicker step for a slower start, worth it in runs of more than a minute, or where the compilation is on the disk
         already. Needs a C++ compiler, or Triton on a GPU; without one 'where_possible' does not compile and 'always' is
         an error. Values change by rounding.
+    timesteps: the distribution of the time t in training.
     """
 
     steps: int = 100_000

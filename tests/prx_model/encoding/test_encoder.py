@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from prx_model.data.manifest import ImageCard, Manifest, SourceCard
+from prx_model.data.manifest import ImageCard, Manifest
 from prx_model.data.shards import decode_image
 from prx_model.data.store import ImageCaptionStore
 from prx_model.encoding.encoder import Encoder
-from prx_model.encoding.finish import SKIPPED_FILE, FinishedJob, finish
+from prx_model.encoding.finish import SKIPPED_FILE
 from prx_model.encoding.images import centre_crop, load_rgb
 from prx_model.encoding.listing import SourceItem
-from prx_model.encoding.plan import (
-    PLAN_FILE,
-    Plan,
-    PlannedItems,
-    num_candidates,
-    read_items,
-    roles_of,
-    write_items,
-    write_plan,
-)
+from prx_model.encoding.plan import PLAN_FILE
 from prx_model.encoding.settings import EncoderCards, EncodingSettings
-from prx_model.encoding.sources import layout_of, recognise
-from prx_model.encoding.start import Start, probe, write_start
-from prx_model.encoding.store_folder import StoreFolder
-from prx_model.encoding.unit import UnitCard, Workbench, card_name, files_of, finished_units
+from prx_model.encoding.unit import UnitCard, card_name, files_of, finished_units
+from tests.encoding_job import EncodingJob
 from tests.picture_sources import pairs, picture, write_folder, write_tars
 
 SETTINGS = EncodingSettings(
@@ -44,7 +32,6 @@ SETTINGS = EncodingSettings(
     max_text_tokens=12,
 )
 JPEG = ImageCard(train_format="jpeg", heldout_format="png", quality=95)
-CARD = SourceCard(name="pictures", package="", package_version="", licence="", attribution="")
 PAIRS = pairs(24)
 
 
@@ -183,49 +170,12 @@ def test_settings_survive_json():
     assert EncodingSettings.from_plain(json.loads(json.dumps(settings.plain()))) == settings
 
 
-class _Job:
-    """What the command does around units, one after the other in this process."""
-
-    def __init__(self, source: Path, store: Path, encoder: Encoder, *, num_heldout: int = 6, rows: int = 7) -> None:
-        self.store = StoreFolder(str(store))
-        self.scratch = store.parent / f"{store.name}-scratch"
-        self.scratch.mkdir()
-        found = recognise(str(source))
-        items = write_items(layout_of(found).listed(), self.scratch / "items.parquet")
-        probed = probe(encoder, layout_of(found), read_items(self.scratch / "items.parquet", 0, 8))
-        candidates = num_candidates(num_heldout, items.num_usable, probed.broken_share)
-        self.plan = Plan(
-            source=found,
-            settings=encoder.settings.plain(),
-            num_items=len(items),
-            num_heldout=num_heldout,
-            num_candidates=candidates,
-            rows_per_unit=rows,
-        )
-        write_start(self.store, encoder, self.scratch)
-        write_plan(self.store, self.plan, self.scratch / "items.parquet", roles_of(items, candidates))
-        self.items = PlannedItems(self.store, self.plan)
-        self.bench = Workbench(self.store, self.plan, encoder, self.scratch)
-        self.encoder = encoder
-
-    def finish(self) -> Manifest:
-        units = finished_units(self.store, verify=True)
-        job = FinishedJob(
-            plan=self.plan,
-            settings=self.encoder.settings,
-            start=Start.read(self.store),
-            units=list(units.values())[::-1],  # as units end: in any order
-            source=CARD,
-        )
-        return finish(self.store, job, self.scratch)
-
-
 def test_a_whole_data_set_holds_every_sound_item_once_as_it_was_encoded(encoder, tmp_path):
     write_folder(tmp_path / "source", PAIRS)
     spoilt = ("b/picture-013", "b/picture-020")
     (tmp_path / "source" / f"{spoilt[0]}.jpg").write_bytes(b"no picture")
     (tmp_path / "source" / f"{spoilt[1]}.txt").unlink()
-    job = _Job(tmp_path / "source", tmp_path / "store", encoder)
+    job = EncodingJob(tmp_path / "source", tmp_path / "store", encoder)
     for unit in (2, 0, 3, 1):
         job.bench.do(unit)
     manifest = job.finish()
@@ -253,7 +203,7 @@ def _folder_items(without: tuple[str, ...]) -> list[tuple[SourceItem, int]]:
 
 def test_the_held_out_split_is_the_sound_candidates_of_lowest_rank_in_that_order(encoder, tmp_path):
     write_folder(tmp_path / "source", PAIRS)
-    first = _Job(tmp_path / "source", tmp_path / "one", encoder)
+    first = EncodingJob(tmp_path / "source", tmp_path / "one", encoder)
     for unit in range(first.plan.num_units):
         first.bench.do(unit)
     first.finish()
@@ -261,7 +211,7 @@ def test_the_held_out_split_is_the_sound_candidates_of_lowest_rank_in_that_order
     ranked = {role: listed.key for unit in range(first.plan.num_units) for listed, role in first.items.unit(unit)}
     assert order == tuple(ranked[rank] for rank in range(6))
     (tmp_path / "source" / f"{order[1]}.jpg").write_bytes(b"no picture")
-    second = _Job(tmp_path / "source", tmp_path / "two", encoder)
+    second = EncodingJob(tmp_path / "source", tmp_path / "two", encoder)
     for unit in range(second.plan.num_units):
         second.bench.do(unit)
     manifest = second.finish()
@@ -274,7 +224,7 @@ def test_the_held_out_split_is_the_sound_candidates_of_lowest_rank_in_that_order
 def test_what_the_reserve_leaves_over_is_trained_on_packed_as_such(tmp_path, autoencoder):
     settings = replace(SETTINGS, image=JPEG, autoencoder=autoencoder)
     encoder = Encoder(settings, device=torch.device("cpu"), batch_size=5)
-    job = _Job(write_folder(tmp_path / "source", PAIRS), tmp_path / "store", encoder)
+    job = EncodingJob(write_folder(tmp_path / "source", PAIRS), tmp_path / "store", encoder)
     for unit in range(job.plan.num_units):
         job.bench.do(unit)
     manifest = job.finish()
@@ -295,7 +245,7 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_units(encoder, tmp_path
     write_tars(tmp_path / "source", PAIRS)
     fingerprints = []
     for name, order in (("one", (0, 1, 2, 3)), ("two", (3, 1, 0, 2))):
-        job = _Job(tmp_path / "source", tmp_path / name, encoder)
+        job = EncodingJob(tmp_path / "source", tmp_path / name, encoder)
         for unit in order:
             job.bench.do(unit)
         fingerprints.append(job.finish().fingerprint)
@@ -304,7 +254,7 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_units(encoder, tmp_path
 
 
 def test_only_units_whose_files_are_whole_count_as_finished(encoder, tmp_path):
-    job = _Job(write_folder(tmp_path / "source", PAIRS), tmp_path / "store", encoder)
+    job = EncodingJob(write_folder(tmp_path / "source", PAIRS), tmp_path / "store", encoder)
     cards = {unit: job.bench.do(unit) for unit in range(4)}
     assert finished_units(job.store) == cards
     folder = tmp_path / "store"
@@ -319,7 +269,7 @@ def test_only_units_whose_files_are_whole_count_as_finished(encoder, tmp_path):
 
 
 def test_a_unit_that_fails_leaves_no_card(encoder, tmp_path):
-    job = _Job(write_folder(tmp_path / "source", PAIRS), tmp_path / "store", encoder)
+    job = EncodingJob(write_folder(tmp_path / "source", PAIRS), tmp_path / "store", encoder)
     (tmp_path / "source" / "a" / "picture-008.jpg").unlink()
     with pytest.raises(FileNotFoundError):
         job.bench.do(1)
@@ -332,7 +282,7 @@ def test_a_unit_that_fails_leaves_no_card(encoder, tmp_path):
 def test_a_source_without_one_usable_item_says_why(encoder, tmp_path):
     write_folder(tmp_path / "source", pairs(5, side=8))
     with pytest.raises(ValueError, match=r"none of the first 5 items can be used: smaller than 16 px \(5\); such as"):
-        _Job(tmp_path / "source", tmp_path / "store", encoder)
+        EncodingJob(tmp_path / "source", tmp_path / "store", encoder)
     assert not (tmp_path / "store" / PLAN_FILE).exists()
 
 
