@@ -6,11 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sweeps import export_command, replay_command, sample_command
+from sweeps import compare_command, replay_command, report_command
 from sweeps.encoding import command as encode_command
 
 EXIT_INTERRUPTED = 130
-COMMANDS = {"encode": encode_command, "replay": replay_command, "sample": sample_command, "export": export_command}
+COMMANDS = {
+    "compare": compare_command,
+    "encode": encode_command,
+    "replay": replay_command,
+    "report": report_command,
+}
 
 
 def parser() -> argparse.ArgumentParser:
