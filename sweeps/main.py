@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-from sweeps import replay_command
-from sweeps.encoding import command as encode_command
+EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
+# Only the module of the command that is given is imported: some of them take seconds, for torch.
+COMMANDS = {
+    "encode": "sweeps.encoding.command",
+    "replay": "sweeps.replay_command",
+}
+EPILOG = """\
+examples:
+  prx-sweeps COMMAND --help    # each has examples of its own, and its exit codes
 
-EXIT_INTERRUPTED = 130
-COMMANDS = {"encode": encode_command, "replay": replay_command}
+exit codes of every command: 0 done; 2 bad input, told in one line; 130 interrupted.
+"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every sub-command's module has SUMMARY, `add_arguments(parser)` and `run(options) -> exit code`."""
-    whole = argparse.ArgumentParser(prog="prx-sweeps", description="Sweeps for text-to-image training, and their data.")
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Of all commands, or of one. Its module has SUMMARY, EPILOG, `add_arguments(parser)`, `run(options) -> code`."""
+    whole = argparse.ArgumentParser(
+        prog="prx-sweeps",
+        description="Sweeps for text-to-image training, and their data.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name in COMMANDS if only is None else (only,):
+        command = module_of(name)
         command.add_arguments(
             commands.add_parser(
                 name,
@@ -30,13 +46,25 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def module_of(command: str) -> ModuleType:
+    return importlib.import_module(COMMANDS[command])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    """What a user can get wrong is a ValueError or an OSError, whose text is one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None).parse_args(arguments)
     try:
-        return COMMANDS[options.command].run(options)
+        return module_of(options.command).run(options)
     except KeyboardInterrupt:
         print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `prx-sweeps logs ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
 
 
 if __name__ == "__main__":
