@@ -12,8 +12,14 @@ from types import ModuleType
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
 # Only the module of the command that is given is imported: some of them take seconds, for torch.
 COMMANDS = {
-    "encode": "sweeps.encoding.command",
+    "run": "sweeps.run",
+    "status": "sweeps.status_command",
+    "logs": "sweeps.logs_command",
+    "show": "sweeps.show_command",
+    "stop": "sweeps.stop_command",
     "replay": "sweeps.replay_command",
+    "encode": "sweeps.encoding.command",
+    "completion": "sweeps.completion_command",
 }
 EPILOG = """\
 examples:

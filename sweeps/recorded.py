@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prx_model.metrics.table import METRICS
@@ -12,7 +12,7 @@ from sweeps.ledger import Ledger
 from sweeps.locations import Location
 from sweeps.provenance import read_starts
 from sweeps.rule import StopConfig
-from sweeps.space import Objective
+from sweeps.space import Budget, Objective, SearchSpace
 from sweeps.space_file import load_space, profiles_of, read_space
 from sweeps.storage import SweepPaths
 
@@ -41,6 +41,18 @@ def sweep_of(folder: Location) -> SweepPaths:
     if not Ledger(paths).trials():
         raise RecordedError(f"{folder}: no ledger of a trial in it; {allowed}")
     return paths
+
+
+def space_of(paths: SweepPaths) -> SearchSpace:
+    """The search space as the last start of the sweep had it. Raises RecordedError where the folder does not say."""
+    last = next((start for start in reversed(_told(paths)) if "profile" in start), None)
+    if last is None:
+        raise RecordedError(f"{paths.starts}: no start of the sweep is recorded there, so its profile is not known")
+    space = load_space(paths.space, str(last["profile"]))
+    if "budget" not in last:
+        return space
+    budget: Budget = build(Budget, last["budget"], f"{paths.starts}: budget")  # --candidates stands in no file
+    return replace(space, budget=budget)
 
 
 def recorded(paths: SweepPaths, *, metric: str | None = None, mode: str | None = None) -> Recorded:

@@ -45,14 +45,14 @@ class StopRequest:
 
 
 def _in_words(content: bytes) -> str:
-    """'stopped by hand (ana on head-1, 2026-11-27 08:30:00 UTC): the loss has a plateau'."""
+    """'by hand (ana on head-1, 2026-11-27 08:30:00 UTC): the loss has a plateau'."""
     try:
         request = json.loads(content)
         who = f" ({request['by']} on {request['host']}, {request['time']})"
         why = f": {' '.join(str(request['why']).split())}" if request["why"] else ""
     except (ValueError, KeyError, TypeError):  # a file of that name that somebody has made: what it wants is clear
         who, why = "", ""
-    return f"stopped by hand{who}{why}"
+    return f"by hand{who}{why}"
 
 
 def _person() -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweeps.progress import Watch
-from tests.sweeps.lab import Lab
+from sweeps.progress import Lines, Watch
+from sweeps.standing import Observer
+from tests.sweeps.lab import ALL, OBJECTIVE, Lab
 
 
 def _lines(lab: Lab, console: Console, watch: Watch) -> str:
@@ -20,7 +21,8 @@ def _lines(lab: Lab, console: Console, watch: Watch) -> str:
 def test_an_evaluation_on_fewer_samples_says_on_how_many(tmp_path: Path) -> None:
     lab = Lab(tmp_path, candidates=2)
     console = Console(file=io.StringIO(), width=200)
-    watch = Watch(console=console, space=lab.space, paths=lab.paths, planned=4)
+    lines = Lines(console, OBJECTIVE, ALL)
+    watch = Watch(observer=Observer(space=lab.space, paths=lab.paths, planned=4), teller=lines)
     lab.trial("candidate-000", 1.0, until=40, outcome=None, samples={40: 48})
     assert "mmd_opennsfw 651 (n=48, baseline not there yet)  loss 0.300" in _lines(lab, console, watch)
     lab.baselines(1.0, 1.03)

@@ -18,7 +18,7 @@ from sweeps.storage import SweepPaths
 from sweeps.study import Study, past_trial
 from tests.sweeps.lab import OBJECTIVE, STEPS, Lab
 
-WHY = "stopped by hand (ana on head-1, 2026-11-27 08:30:00 UTC)"
+WHY = "by hand (ana on head-1, 2026-11-27 08:30:00 UTC)"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_request_says_who_wants_it_and_why_and_is_read_once(tmp_path: Path) ->
     assert request.look() == ""
     ask_to_stop(paths, "candidate-001", "wanted\nelsewhere")
     told = request.look()
-    assert told.startswith("stopped by hand (")
+    assert told.startswith("by hand (")
     assert told.endswith("): wanted elsewhere")
     ask_to_stop(paths, "candidate-001", "another word")
     assert request.look() == told
@@ -60,7 +60,7 @@ def test_a_file_that_is_no_request_of_ours_is_one_all_the_same(tmp_path: Path) -
     place = tmp_path / "candidate-001.json"
     for content in ("", "null", "[1]", json.dumps({"by": "ana"})):
         place.write_text(content)
-        assert StopRequest(place).look() == "stopped by hand"
+        assert StopRequest(place).look() == "by hand"
 
 
 def test_in_s3_it_is_an_object(s3_bucket: str, tmp_path: Path) -> None:

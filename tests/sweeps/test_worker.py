@@ -380,7 +380,7 @@ def test_a_trial_that_a_person_asks_to_stop_ends_after_the_evaluation_under_way(
     assert (record.outcome, record.end.step, record.last_step) == (STOPPED, 6, 6)
     assert record.stopped_by_hand
     assert not record.stopped_by_rule
-    assert re.fullmatch(r"stopped by hand \(\S+ on \S+, [^)]+\): a typo in the settings", record.end.reason)
+    assert re.fullmatch(r"by hand \(\S+ on \S+, [^)]+\): a typo in the settings", record.end.reason)
     assert not _train(task), "it stays ended"
 
 
