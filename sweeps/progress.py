@@ -85,7 +85,9 @@ class Lines:
 
     def _line(self, text: str) -> None:
         self.told = time.monotonic()
-        self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim]  {text}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"[dim]{time.strftime('%H:%M:%S')}[/dim]  {text}", highlight=False, soft_wrap=not self.console.is_terminal
+        )
 
 
 class Events:
