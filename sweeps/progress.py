@@ -181,13 +181,12 @@ def _events(record: TrialRecord) -> Iterator[tuple[str, str, int]]:
 def watching(watch: Watch, console: Console) -> Iterator[None]:
     """Tell what happens while the body runs; in a terminal with a live view of it below."""
     pace = Pace(watch.observer.paths)
-    with _display(console) as show:
+    with _display(console, watch.resources) as show:
 
         def follow() -> None:
             if pace.is_due():
                 with suppress(StorageError), pace.measured():  # whoever writes there tells of it
-                    standing = watch.poll()
-                    show(live_view(standing, width=console.width, height=console.height, resources=watch.resources()))
+                    show(watch.poll())
 
         try:
             with meanwhile(POLL_S, follow):
@@ -219,16 +218,20 @@ class Pace:
 
 
 @contextmanager
-def _display(console: Console) -> Iterator[Callable[[RenderableType], None]]:
+def _display(console: Console, resources: Callable[[], str]) -> Iterator[Callable[[Standing], None]]:
     """A live view in a terminal; nothing but the event lines elsewhere."""
     if not console.is_terminal or console.quiet:
-        yield lambda view: None
+        yield lambda standing: None
         return
+
+    def view(standing: Standing) -> RenderableType:
+        return live_view(standing, width=console.width, height=console.height, resources=resources())
+
     # What others print is on its way to a file already; Live would bring it back.
     with Live(
         console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as live:
-        yield lambda view: live.update(view, refresh=True)
+        yield lambda standing: live.update(view(standing), refresh=True)
 
 
 class CacheProgress:
