@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from sweeps.events import EVENTS, Printer
 from sweeps.ledger import LOSS, STOPPED, End, Interruption
 from sweeps.main import main
 from sweeps.progress import Events, Lines, Pace, Watch
+from sweeps.run import main as run_sweep
 from sweeps.standing import Observer
 from sweeps.storage import SweepPaths
 from tests.sweeps.lab import ALL, OBJECTIVE, Lab
@@ -101,6 +104,31 @@ def test_the_last_word_of_a_run_is_its_exit_code_also_for_machines(tmp_path: Pat
     assert main(["run", str(tmp_path / "none.yaml"), "--quiet"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted. Nothing is lost: the same command goes on from here."),
+        (OSError(errno.ENOSPC, "No space left on device", "/results/x"), 3, "halted: "),
+    ],
+)
+def test_a_run_that_ends_before_its_time_says_how_to_go_on(error, code, word, tmp_path, capsys, monkeypatch) -> None:
+    def ends(options, output) -> int:
+        raise error
+
+    monkeypatch.setattr("sweeps.run._main", ends)
+    for more in ([], ["--quiet"], ["--json"]):
+        assert run_sweep([str(tmp_path / "space.yaml"), *more]) == code
+        out, err = capsys.readouterr()
+        assert word in err
+        assert bool(out) == (more == ["--json"])
+    assert (json.loads(out)["kind"], json.loads(out)["code"]) == ("exit", code)
+    assert word in json.loads(out)["message"]
+    left = []
+    monkeypatch.setattr("os._exit", left.append)
+    main(["run", str(tmp_path / "space.yaml")])
+    assert left == [code], "at once: threads of slots still talk to Ray"
 
 
 def _observer(lab: Lab) -> Observer:
