@@ -81,6 +81,11 @@ def most_confirmations(space: SearchSpace) -> int:
     return min(space.confirm.best, space.budget.candidates) * len(space.fresh_seeds)
 
 
+def num_trials(space: SearchSpace) -> int:
+    """Of a whole sweep, at most."""
+    return space.budget.candidates + space.budget.baseline_seeds + most_confirmations(space)
+
+
 def num_open(space: SearchSpace, records: Sequence[TrialRecord]) -> int:
     """Trials still to run, of this budget; at most, while candidates may yet end among those to confirm."""
     suggestions = to_suggest(space, records)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CLUSTER, LAPTOP = "cluster", "laptop"
 HEAD_RESOURCE = "node:__internal_head__"  # Ray's own: 1 on the head
+CAPACITY_LOOK_S = 10.0
 DRIVER_SLOTS = 1_000  # the custom resource that trial drivers take; on a cluster it is declared for the head node
 
 
@@ -216,3 +218,26 @@ def driver_resources() -> dict[str, float]:
     if ray.cluster_resources().get("driver", 0) >= 1:
         return {"CPU": 0, "driver": 1}
     return {"CPU": 0, HEAD_RESOURCE: 1 / DRIVER_SLOTS}
+
+
+class Capacity:
+    """What the cluster has, in words; asked now and then, because each time is a question to its head."""
+
+    def __init__(self) -> None:
+        self._words, self._asked = "", float("-inf")
+
+    def told(self) -> str:
+        """'of 16 GPUs and 128 CPUs on 3 nodes'; '' where Ray does not say."""
+        if time.monotonic() - self._asked > CAPACITY_LOOK_S:
+            self._asked = time.monotonic()
+            with suppress(Exception):  # for people to look at: whoever needs Ray tells of what is wrong with it
+                self._words = _capacity()
+        return self._words
+
+
+def _capacity() -> str:
+    import ray
+
+    has, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    amounts = [f"{has[name]:g} {name}s" for name in ("GPU", "CPU") if has.get(name)]
+    return f"of {' and '.join(amounts)} on {nodes} {'node' if nodes == 1 else 'nodes'}"

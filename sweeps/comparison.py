@@ -16,7 +16,7 @@ from sweeps.ledger import FAILED, FINISHED, Ledger, TrialRecord, baseline_curves
 from sweeps.locations import Location
 from sweeps.provenance import read_starts
 from sweeps.readings import BaselinePoint, baseline_points
-from sweeps.recorded import RecordedError, recorded_space, sweep_of
+from sweeps.recorded import RecordedError, space_of, sweep_of
 from sweeps.reuse import decides
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
@@ -55,7 +55,7 @@ def read_sweeps(folders: Sequence[Location]) -> list[Sweep]:
         if roots.count(paths) > 1:
             raise RecordedError(f"got {paths.root} twice, allowed is every sweep once")
         namesakes = [other for other in roots if other.root.name == paths.root.name]
-        space, ledger = recorded_space(paths), Ledger(paths)
+        space, ledger = space_of(paths), Ledger(paths)
         sweeps.append(
             Sweep(
                 name=paths.root.name if len(namesakes) == 1 else str(paths.root),

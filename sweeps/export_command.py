@@ -94,10 +94,10 @@ def _write_files(
 
 def _write_study(address: str, paths: SweepPaths) -> Iterator[str]:
     from sweeps.optuna_export import export_study
-    from sweeps.recorded import recorded_space
+    from sweeps.recorded import space_of
 
     try:
-        names = export_study(recorded_space(paths), paths, address)
+        names = export_study(space_of(paths), paths, address)
     except ValueError as error:
         raise ValueError(f"--optuna {address}: {error}") from error
     yield f"{address}  studies {' and '.join(map(repr, names))}"
@@ -109,9 +109,9 @@ def _write_model(options: argparse.Namespace, paths: SweepPaths) -> Iterator[str
     from sweeps.kept_models import checkpoint_at, config_of
     from sweeps.ledger import Ledger
     from sweeps.model_origin import origin_of
-    from sweeps.recorded import RecordedError, recorded_space
+    from sweeps.recorded import RecordedError, space_of
 
-    space, ledger = recorded_space(paths), Ledger(paths)
+    space, ledger = space_of(paths), Ledger(paths)
     best = best_record(space, ledger.records())
     name = options.trial or (best.trial if best else None)
     if name is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeps.ledger import STOPPED
 from sweeps.wording import count, signed_percent, spoken_difference
 
 if TYPE_CHECKING:
@@ -75,12 +74,15 @@ def _among(best: Best) -> str:
 def _answer_without_best(candidates: Sequence[TrialSummary], progress: str, complete: bool) -> str:
     if not complete:
         return f"Not answered yet: {progress}, none of them at the last step."
-    stopped = sum(trial.outcome == STOPPED for trial in candidates)
-    failed = len(candidates) - stopped
-    if not stopped:
+    stopped = sum(trial.stopped_by_rule for trial in candidates)
+    by_hand = sum(trial.by_hand for trial in candidates)
+    failed = len(candidates) - stopped - by_hand
+    others = [f"{failed} failed"] * bool(failed) + [f"{by_hand} stopped by hand"] * bool(by_hand)
+    if stopped:
+        return f"No: no candidate kept up with the baseline ({', '.join([f'{stopped} stopped', *others])})."
+    if not by_hand:
         return f"Not answered yet: {'the only candidate' if failed == 1 else f'all {failed} candidates'} failed."
-    failures = f", {failed} failed" if failed else ""
-    return f"No: no candidate kept up with the baseline ({stopped} stopped{failures})."
+    return f"Not answered yet: no candidate came to its end ({', '.join(others)})."
 
 
 def interval(difference: Difference) -> str:

@@ -1,98 +1,28 @@
-"""What follows a sweep beside it: trackers and notices. Each reads the ledger at its own pace, and harms nothing."""
+"""A ledger that is read again and again: a look reads and parses only the trials that have new rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
 
-from prx_model.data.patience import StorageError
-from sweeps.ledger import Ledger, TrialRecord
-from sweeps.meanwhile import meanwhile
-from sweeps.notices import Notices
-from sweeps.notify import check_notify
-from sweeps.obstacles import obstacle
-from sweeps.space import SearchSpace, SpaceError
+from sweeps.ledger import Ledger, TrialRecord, in_order
+from sweeps.rows_kept import Mark
 from sweeps.storage import SweepPaths
-from sweeps.trackers import check_installed
-from sweeps.tracking import trackings
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-POLL_S = 5.0
-
-Result = TypeVar("Result")
 
 
-@contextmanager
-def following(space: SearchSpace, paths: SweepPaths, console: Console) -> Iterator[None]:
-    """Show the sweep to its trackers and tell those who want to know, while the body runs and when it has ended.
+class Following:
+    """The ledger of a sweep as the last look has found it. A trial without new rows keeps its very record."""
 
-    Raises SpaceError before the body where a package or an address is missing. Goes on behind an error of the body:
-    what is no mistake of who has typed the command is told as a halt.
-    """
-    try:
-        check_installed(space.trackers)
-        check_notify(space.notify)
-    except ValueError as error:
-        raise SpaceError(f"{space.file}: {error}") from error
+    def __init__(self, paths: SweepPaths) -> None:
+        self._ledger = Ledger(paths)
+        self._marks: dict[str, Mark] = {}
+        self._known: dict[str, TrialRecord | None] = {}
+        self.records: Sequence[TrialRecord] = ()  # in the order of their start
 
-    def tell(line: str) -> None:
-        console.print(f"Warning: {line}", highlight=False, markup=False)
-
-    tracked = trackings(space, paths, tell)
-    notices = _quietly(lambda: Notices(space, paths, tell), tell) if space.notify else None
-    looks: list[Callable[[Sequence[TrialRecord]], None]] = [tracking.look for tracking in tracked]
-    if notices is not None:
-        looks.append(notices.look)
-    halted: BaseException | None = None
-    try:
-        with ExitStack() as stack:
-            for look in looks:
-                stack.enter_context(meanwhile(POLL_S, _at(look, paths, tell)))
-            yield
-    except Exception as error:
-        halted = error
-        raise
-    except BaseException:  # somebody has ended it by hand, and knows
-        notices = None
-        raise
-    finally:
-        records = _quietly(lambda: Ledger(paths).records(), tell) or []
-        for tracking in tracked:
-            tracking.look(records, at_last=True)
-            tracking.close()
-        if notices is not None:
-            _quietly(lambda: _last_notices(notices, records, halted, paths), tell)
-
-
-def _last_notices(
-    notices: Notices, records: Sequence[TrialRecord], halted: BaseException | None, paths: SweepPaths
-) -> None:
-    notices.look(records)
-    if halted is None:
-        notices.ended(records)
-    elif not isinstance(halted, ValueError):  # bad input, of which the terminal tells
-        told = " ".join(str(halted).split())
-        notices.halted(obstacle(halted, paths.root) or f"{type(halted).__name__}: {told}")
-
-
-def _at(
-    look: Callable[[Sequence[TrialRecord]], None], paths: SweepPaths, tell: Callable[[str], None]
-) -> Callable[[], None]:
-    def follow() -> None:
-        _quietly(lambda: look(Ledger(paths).records()), tell)
-
-    return follow
-
-
-def _quietly(do: Callable[[], Result], tell: Callable[[str], None]) -> Result | None:
-    """None where it could not be done: storage that does not answer is told of by those who write there."""
-    try:
-        return do()
-    except StorageError:
-        return None
-    except Exception as error:
-        tell(f"trackers and notices: {type(error).__name__}: {' '.join(str(error).split())[:200]}; the sweep goes on")
-        return None
+    def look(self) -> list[TrialRecord]:
+        """The trials that have new rows since the look before, in the order of their start."""
+        changed = self._ledger.changed(self._marks)
+        for trial, (mark, record) in changed.items():
+            self._marks[trial], self._known[trial] = mark, record
+        if changed:
+            self.records = in_order(self._known.values())
+        return in_order(record for _, record in changed.values())

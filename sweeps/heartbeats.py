@@ -24,7 +24,7 @@ def heartbeat(paths: SweepPaths, trial: str, step: Callable[[], int]) -> Iterato
         with suppress(OSError):  # a full disk is told by what matters more
             place.write_bytes(str(step()).encode())
 
-    with meanwhile(_period_s(place), beat):
+    with meanwhile(period_s(place), beat):
         yield
 
 
@@ -38,12 +38,13 @@ class Heartbeats:
     def step(self, trial: str) -> int:
         """0 where nothing is known."""
         place, (read, step) = self.paths.heartbeat(trial), self._heard.get(trial, (float("-inf"), 0))
-        if isinstance(place, Path) or time.monotonic() - read > _period_s(place):
+        if isinstance(place, Path) or time.monotonic() - read > period_s(place):
             with suppress(OSError, ValueError):
                 step = int(place.read_text())
             self._heard[trial] = time.monotonic(), step
         return step
 
 
-def _period_s(place: Location) -> float:
+def period_s(place: Location) -> float:
+    """How often a small thing is written, or looked for, beside a trial."""
     return HEARTBEAT_S if isinstance(place, Path) else STORED_HEARTBEAT_S

@@ -3,7 +3,7 @@
 It compares where the best candidates lie with where all of them do, setting by setting, and so reads nothing of a value
 but whether it is among the best. A stopped candidate has no value at the last step, but it is known not to be among the
 best: it counts as worse than every finished one. Left out, a setting that ruins candidates would look as if it had
-never been tried. Failed ones say nothing of the metric, and are left out.
+never been tried. Failed ones, and those that a person has stopped, say nothing of that: they are left out.
 
 Shares add up to 1 even where nothing matters. What chance does is told too: in how many of 100 shuffles of the values
 among the candidates a setting's importance, before it is made a share, is as large.
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweeps.ledger import FINISHED, STOPPED, TrialRecord
+from sweeps.ledger import FINISHED, TrialRecord
 from sweeps.study import distributions
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def importance_of(space: SearchSpace, records: Sequence[TrialRecord]) -> Importa
     metric, sign = space.objective.metric, 1 if space.objective.mode == "min" else -1
     candidates = [record for record in records if record.is_candidate]
     finished = [record for record in candidates if record.outcome == FINISHED and record.values(metric)]
-    stopped = [record for record in candidates if record.outcome == STOPPED]
+    stopped = [record for record in candidates if record.stopped_by_rule]
     if len(finished) < FEWEST or len(space.dimensions) < 2:
         return None
     values = [sign * record.values(metric)[record.last_step] for record in finished]

@@ -143,6 +143,12 @@ def _taken(
         time.sleep(POLL_S)
 
 
+def holder(place: ObjectPath, terms: Terms) -> tuple[dict[str, Any], bool]:
+    """The note of who holds it, or did last, and whether they hold it still. Nothing is taken."""
+    there = place.read_tagged()
+    return ({}, False) if there is None else (_read(there), not _is_free(there, terms))
+
+
 def _is_free(there: Tagged, terms: Terms) -> bool:
     note = _read(there)
     if "pid" not in note or there.age_s > terms.gone_after_s:

@@ -18,7 +18,7 @@ from typing import Any
 from sweeps.costs import Costs
 from sweeps.locations import Location
 from sweeps.looks import Curve, latest
-from sweeps.rows_kept import rows_of
+from sweeps.rows_kept import Mark, Marks, rows_of
 from sweeps.rule import Verdict
 from sweeps.storage import SweepPaths
 from sweeps.usage import Usage
@@ -102,7 +102,8 @@ class EvaluationRow:
 class End:
     """How a trial ended: finished, stopped or failed, after `step` steps, and why.
 
-    checkpoint_s: writing checkpoints since the last evaluation's row.
+    data_s, train_s, checkpoint_s: as in an evaluation's row, since the last of them.
+    by_hand: a person has stopped it (`prx-sweeps stop`), and not the rule; rows of older ledgers know no such end.
     """
 
     trial: str
@@ -110,7 +111,10 @@ class End:
     step: int
     reason: str
     log: str
+    data_s: float = 0.0
+    train_s: float = 0.0
     checkpoint_s: float = 0.0
+    by_hand: bool = False
     kind: str = "end"
     time: float = field(default_factory=time.time)
 
@@ -171,6 +175,15 @@ class TrialRecord:
         return self.end.outcome if self.end else None
 
     @property
+    def stopped_by_rule(self) -> bool:
+        """Whether a verdict has ended it. That a person has stopped it says nothing of the rule or of its settings."""
+        return self.outcome == STOPPED and not self.stopped_by_hand
+
+    @property
+    def stopped_by_hand(self) -> bool:
+        return self.end is not None and self.end.by_hand
+
+    @property
     def last_step(self) -> int:
         return self.evaluations[-1].step if self.evaluations else 0
 
@@ -227,8 +240,15 @@ class Ledger:
 
     def records(self) -> list[TrialRecord]:
         """Every trial, in the order of their start; by one reading."""
-        found = [_record(_rows(kept, self.paths.trial_ledger(trial))) for trial, kept in self._kept.all().items()]
-        return sorted((record for record in found if record is not None), key=_by_start)
+        return in_order(record for _, record in self.changed({}).values())
+
+    def changed(self, known: Marks) -> dict[str, tuple[Mark, TrialRecord | None]]:
+        """Every trial whose rows are others than when its mark was the known one: its new mark, and what is known."""
+        changed = self._kept.changed(known)
+        return {
+            trial: (mark, _record(_rows(kept, self.paths.trial_ledger(trial))))
+            for trial, (mark, kept) in changed.items()
+        }
 
     def baseline_curves(self, metric: str) -> list[Curve]:
         """The curves of all baseline seeds that have not failed."""
@@ -262,6 +282,11 @@ def _record(rows: Sequence[Row]) -> TrialRecord | None:
 def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
     """The curves of all baseline seeds that have not failed, among records that are read already."""
     return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
+
+
+def in_order(records: Iterable[TrialRecord | None]) -> list[TrialRecord]:
+    """Those that there are, in the order of their start."""
+    return sorted((record for record in records if record is not None), key=_by_start)
 
 
 def _by_start(record: TrialRecord) -> tuple[int, float, str]:

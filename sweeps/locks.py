@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from sweeps.drivers import DRIVER, is_process, note_of
 from sweeps.leases import HeldError, Terms, held, in_words
 from sweeps.obstacles import HaltedError
 from sweeps.space import SpaceError
 from sweeps.storage import SweepPaths
 
 ORPHAN_WAIT_S = 60
-DRIVER = Terms(renew_s=20.0, gone_after_s=90.0)
 TRIAL = Terms(renew_s=8.0, gone_after_s=30.0)  # an orphan on a lost node is waited for so long
 
 logger = logging.getLogger("sweeps.worker")
@@ -110,17 +110,13 @@ def _not_going(trial: str, holder: str) -> HaltedError:
 def _without_locks(paths: SweepPaths, file: IO[str], error: OSError) -> str:
     """The warning; raises SpaceError where the last driver is still alive on this machine."""
     note = _note(file)
-    if note.get("host") == socket.gethostname() and _is_alive(note.get("pid", 0)):
+    if note.get("host") == socket.gethostname() and is_process(note.get("pid", 0)):
         problem = f"this sweep is running already: {_holder(file)}"
         raise SpaceError(f"{paths.root}: {problem}; if that is another program, remove {paths.lock}") from error
     return (
         f"{paths.root}: its file system has no locks ({error.strerror}): nothing keeps the same command on another "
         f"machine from running these trials too. Last: {_holder(file)}"
     )
-
-
-def _is_alive(pid: int) -> bool:
-    return pid > 0 and pid != os.getpid() and Path(f"/proc/{pid}").exists()
 
 
 def _sign(file: IO[str], **more: str) -> None:
@@ -131,13 +127,9 @@ def _sign(file: IO[str], **more: str) -> None:
 
 
 def _note(file: IO[str]) -> dict[str, Any]:
-    """What stands beside the lock. Earlier versions wrote a bare process id."""
+    """What stands beside the lock."""
     file.seek(0)
-    try:
-        note = json.loads(file.read() or "{}")
-    except ValueError:  # its writer was killed
-        return {}
-    return note if isinstance(note, dict) else {"pid": note}
+    return note_of(file.read())
 
 
 def _holder(file: IO[str]) -> str:

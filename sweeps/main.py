@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-from sweeps import compare_command, replay_command, report_command
-from sweeps.encoding import command as encode_command
-
-EXIT_INTERRUPTED = 130
+EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
+# Only the module of the command that is given is imported: some of them take seconds, for torch.
 COMMANDS = {
-    "compare": compare_command,
-    "encode": encode_command,
-    "replay": replay_command,
-    "report": report_command,
+    "run": "sweeps.run",
+    "status": "sweeps.status_command",
+    "logs": "sweeps.logs_command",
+    "show": "sweeps.show_command",
+    "stop": "sweeps.stop_command",
+    "report": "sweeps.report_command",
+    "compare": "sweeps.compare_command",
+    "sample": "sweeps.sample_command",
+    "export": "sweeps.export_command",
+    "replay": "sweeps.replay_command",
+    "encode": "sweeps.encoding.command",
+    "completion": "sweeps.completion_command",
 }
+EPILOG = """\
+examples:
+  prx-sweeps COMMAND --help    # each has examples of its own, and its exit codes
+
+exit codes of every command: 0 done; 2 bad input, told in one line; 130 interrupted.
+"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every sub-command's module has SUMMARY, `add_arguments(parser)` and `run(options) -> exit code`."""
-    whole = argparse.ArgumentParser(prog="prx-sweeps", description="Sweeps for text-to-image training, and their data.")
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Of all commands, or of one. Its module has SUMMARY, EPILOG, `add_arguments(parser)`, `run(options) -> code`."""
+    whole = argparse.ArgumentParser(
+        prog="prx-sweeps",
+        description="Sweeps for text-to-image training, and their data.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name in COMMANDS if only is None else (only,):
+        command = module_of(name)
         command.add_arguments(
             commands.add_parser(
                 name,
@@ -35,13 +56,25 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def module_of(command: str) -> ModuleType:
+    return importlib.import_module(COMMANDS[command])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    """What a user can get wrong is a ValueError or an OSError, whose text is one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None).parse_args(arguments)
     try:
-        return COMMANDS[options.command].run(options)
+        return module_of(options.command).run(options)
     except KeyboardInterrupt:
         print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `prx-sweeps logs ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
 
 
 if __name__ == "__main__":

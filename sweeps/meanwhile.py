@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def meanwhile(every_s: float, do: Callable[[], None]) -> Iterator[None]:
+def meanwhile(every_s: float, do: Callable[[], object]) -> Iterator[None]:
     """Call `do` so often, in a thread of its own, while the body runs. None of its calls outlasts the body."""
     done = threading.Event()
 

@@ -20,7 +20,7 @@ from prx_model.sampling import sample
 from prx_model.training.config import ADAMW, MUON
 from prx_model.training.loop import optimizer_step
 from prx_model.training.state import TrainState
-from sweeps.agenda import baseline_name, most_confirmations, num_open
+from sweeps.agenda import baseline_name, num_open
 from sweeps.config import listing
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.node_types import autoscaler_config, held_on, offer_of
@@ -36,10 +36,6 @@ from sweeps.wording import count, duration
 
 SLOT_START_S = 15  # processes and imports of a slot under Ray Train; all its trials share it (docs/benchmarks/)
 MEASURABLE_PARAMETERS = 50_000_000  # above this, a timing step in the driver is no quick look any more
-
-
-def num_trials(space: SearchSpace) -> int:
-    return space.budget.candidates + space.budget.baseline_seeds + most_confirmations(space)
 
 
 def print_plan(console: Console, space: SearchSpace, paths: SweepPaths, found: Found) -> None:

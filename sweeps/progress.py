@@ -1,168 +1,169 @@
-"""What a sweep shows while it runs: a line per event, read from the ledger; in a terminal also where it stands."""
+"""What a sweep tells while it runs, read from its ledger: lines for people, events for machines, a live view."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.markup import escape
 
 from prx_model.data.patience import StorageError
+from sweeps.events import Printer, end_fields, evaluation_fields, standing_fields, start_fields
 from sweeps.gauges import Gauges
-from sweeps.heartbeats import Heartbeats
-from sweeps.ledger import FAILED, FINISHED, STOPPED, EvaluationRow, Ledger, TrialRecord, baseline_curves
+from sweeps.ledger import FAILED, EvaluationRow, Interruption, TrialRecord
+from sweeps.live_view import STYLES, compute_line, live_view, trials_line
 from sweeps.meanwhile import meanwhile
-from sweeps.rule import compare
-from sweeps.space import SearchSpace
+from sweeps.readings import Reading
+from sweeps.standing import Observer, Standing
 from sweeps.storage import SweepPaths
-from sweeps.titles import short_config
-from sweeps.usage import usage_of, used_up
-from sweeps.wording import duration
+from sweeps.usage import Usage
+from sweeps.wording import FAR, duration
 
-POLL_S = 1.0
-STYLES = {FINISHED: "green", STOPPED: "yellow", FAILED: "red"}
-PLAIN_HEARTBEAT_S = 60.0  # without a terminal, so often a line says that work goes on
+POLL_S, STORED_POLL_S = 1.0, 5.0  # in S3 every look is a listing, which is paid for
+LONGEST_POLL_S = 10.0  # what Prometheus is shown is forgotten after 20 s
+MOST_SHARE = 0.1  # of the time that looks may take: those of a very large sweep come less often
+STANDING_S = 60.0  # so often it is told where the sweep stands, if nothing else was
 
 
-@dataclass
-class Watch:
-    """Follows a ledger and prints what is new in it. `planned` is the number of trials of the whole sweep.
+class Teller(Protocol):
+    """Tells of rows that were not in the ledger before. `standing` comes with every look."""
 
-    gauges: where Prometheus is shown the same.
-    """
+    def start(self, record: TrialRecord, config: str) -> None: ...
+    def evaluation(self, record: TrialRecord, row: EvaluationRow, reading: Reading | None) -> None: ...
+    def interruption(self, record: TrialRecord, one: Interruption) -> None: ...
+    def end(self, record: TrialRecord) -> None: ...
+    def standing(self, standing: Standing) -> None: ...
 
-    console: Console
-    space: SearchSpace
-    paths: SweepPaths
-    planned: int
-    gauges: Gauges | None = None
-    started: float = field(default_factory=time.monotonic)
-    seen: set[tuple[str, str, int]] = field(default_factory=set)
-    last_line: float = field(default_factory=time.monotonic)
-    done_at_start: float = 0.0
-    depth: int = 0  # of the model, kept because every poll tells it
-    num_samples: int = 0  # of a whole evaluation, likewise
-    heartbeats: Heartbeats = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.heartbeats = Heartbeats(self.paths)
-        records = Ledger(self.paths).records()
-        self.seen = {event for record in records for event in _events(record)}
-        self.done_at_start = self._steps_done(records)
-        config = self.space.baseline_config(self.space.first_seed)
-        self.depth, self.num_samples = config.model.depth, config.evaluation.num_samples
+class Lines:
+    """A line per event for people; without a terminal also, now and then, where the sweep stands."""
 
-    def poll(self) -> Table | None:
-        """Print new events; return the standing of the running trials."""
-        records = Ledger(self.paths).records()
-        for record in records:
-            for event in _events(record):
-                if event not in self.seen:
-                    self.seen.add(event)
-                    self._tell(record, event, records)
-        if self.gauges is not None:
-            self.gauges.show(records, self._step)
-        quiet = time.monotonic() - self.last_line > PLAIN_HEARTBEAT_S
-        if quiet and not self.console.is_terminal:
-            self._line(self._standing_line(records))
-        return self._standing(records)
+    def __init__(self, console: Console, metric: str, num_samples: int) -> None:
+        """num_samples: of a whole evaluation."""
+        self.console, self.metric, self.num_samples = console, metric, num_samples
+        self.told = time.monotonic()
 
-    def _tell(self, record: TrialRecord, event: tuple[str, str, int], records: Sequence[TrialRecord]) -> None:
-        self._print(record, event, records)
-        if self.gauges is not None and event[1] == "evaluation":
-            self.gauges.count(_row_at(record, event[2]))
+    def start(self, record: TrialRecord, config: str) -> None:
+        self._line(f"{record.trial:<16} starts    {escape(config)}")
 
-    def _line(self, text: str) -> None:
-        self.last_line = time.monotonic()
-        clock = time.strftime("%H:%M:%S")
-        self.console.print(f"[dim]{clock}[/dim]  {text}", highlight=False, soft_wrap=True)
-
-    def _print(self, record: TrialRecord, event: tuple[str, str, int], records: Sequence[TrialRecord]) -> None:
-        name, kind, step = event
-        if kind == "start":
-            self._line(f"{name:<16} starts    {self._config(record)}")
-        elif kind == "evaluation":
-            self._line(f"{name:<16} {step:>6}/{record.start.num_steps}  {self._measured(record, step, records)}")
-        elif kind == "interruption":
-            one = record.interruptions[step]
-            self._line(f"{name:<16} goes on at step {one.step} after a {one.cause}: {one.reason}")
-        elif record.end is not None:
-            style = STYLES[record.end.outcome]
-            self._line(f"{name:<16} [{style}]{record.end.outcome}[/{style}] at step {step}: {record.end.reason}")
-            if record.end.outcome == FAILED:
-                self._line(f"{'':<16} log: {record.end.log}")
-
-    def _measured(self, record: TrialRecord, step: int, records: Sequence[TrialRecord]) -> str:
-        row = _row_at(record, step)
-        metric = self.space.objective.metric
+    def evaluation(self, record: TrialRecord, row: EvaluationRow, reading: Reading | None) -> None:
         notes = [] if row.num_samples >= self.num_samples else [f"n={row.num_samples}"]
         if not record.is_baseline:
-            compared = compare(record.curve(metric), baseline_curves(records, metric), mode=self.space.objective.mode)
-            gap = next((gap.gap for gap in compared if gap.step == step), None)
+            gap = None if reading is None else reading.gap
             if gap is None:
                 notes.append("baseline not there yet")
-            elif abs(gap) < 1e6:
+            elif abs(gap) < FAR:
                 notes.append(f"{gap:+.1f} spreads")
         if row.verdict and row.verdict.get("audited"):
             notes.append("audited: it goes on")
         note = f" ({', '.join(notes)})" if notes else ""
-        return f"{metric} {row.metrics[metric]:.4g}{note}  loss {row.flow_loss:.3f}  {row.images_per_s:.0f} images/s"
+        value = f"{self.metric} {row.metrics[self.metric]:.4g}{note}"
+        rest = f"loss {row.flow_loss:.3f}  {row.images_per_s:.0f} images/s"
+        self._line(f"{record.trial:<16} {row.step:>6}/{record.start.num_steps}  {value}  {rest}")
 
-    def _config(self, record: TrialRecord) -> str:
-        if record.is_baseline:
-            return f"seed {record.start.seed}"
-        if record.start.confirms:
-            return f"seed {record.start.seed} of {record.start.confirms}"
-        return short_config(record.start.overrides, self.depth)
+    def interruption(self, record: TrialRecord, one: Interruption) -> None:
+        self._line(f"{record.trial:<16} goes on at step {one.step} after a {one.cause}: {escape(one.reason)}")
 
-    def _running(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        return [record for record in records if record.end is None]
+    def end(self, record: TrialRecord) -> None:
+        end = record.end
+        assert end is not None, record.trial
+        style = STYLES[end.outcome]
+        told = f"[{style}]{end.outcome}[/{style}] at step {end.step}: {escape(end.reason)}"
+        self._line(f"{record.trial:<16} {told}")
+        if end.outcome == FAILED:
+            self._line(f"{'':<16} log: {escape(end.log)}")
 
-    def _step(self, record: TrialRecord) -> int:
-        """The step a running trial has come to, by its heartbeat."""
-        return max(record.last_step, self.heartbeats.step(record.trial))
+    def standing(self, standing: Standing) -> None:
+        if not self.console.is_terminal and time.monotonic() - self.told > STANDING_S:
+            self._line(standing_line(standing))
 
-    def _steps_done(self, records: Sequence[TrialRecord]) -> float:
-        """Trials' worth of work that needs no more doing: an ended trial is whole, however early it ended."""
-        return sum(1.0 if r.end is not None else self._step(r) / r.start.num_steps for r in records)
-
-    def remaining_s(self, records: Sequence[TrialRecord]) -> float | None:
-        done = self._steps_done(records)
-        if done - self.done_at_start < 0.2:
-            return None
-        pace = (time.monotonic() - self.started) / (done - self.done_at_start)
-        return max(0.0, pace * (self.planned - done))
-
-    def _standing_line(self, records: Sequence[TrialRecord]) -> str:
-        ended = sum(record.end is not None for record in records)
-        running = ", ".join(f"{r.trial} {self._step(r)}/{r.start.num_steps}" for r in self._running(records))
-        remaining = self.remaining_s(records)
-        left = f", about {duration(remaining)} left" if remaining is not None else ""
-        usage = usage_of(records)
-        used = f", {usage} used" if str(usage) else ""
-        spent = used_up(self.space.budget, usage)
-        if spent:
-            left = f", {spent.partition(':')[0]}"
-        elapsed = duration(time.monotonic() - self.started)
-        return f"{ended} of {self.planned} trials ended, {elapsed} gone{left}{used}; running: {running or 'starting'}"
-
-    def _standing(self, records: Sequence[TrialRecord]) -> Table:
-        table = Table.grid(padding=(0, 2))
-        for record in self._running(records):
-            step, total = self._step(record), record.start.num_steps
-            filled = round(20 * step / total)
-            bar = f"[cyan]{'━' * filled}[/cyan][dim]{'━' * (20 - filled)}[/dim]"
-            table.add_row(record.trial, bar, f"{step}/{total}", f"[dim]{self._config(record)}[/dim]")
-        table.add_row(f"[dim]{self._standing_line(records).split(';')[0]}[/dim]")
-        return table
+    def _line(self, text: str) -> None:
+        self.told = time.monotonic()
+        self.console.print(
+            f"[dim]{time.strftime('%H:%M:%S')}[/dim]  {text}", highlight=False, soft_wrap=not self.console.is_terminal
+        )
 
 
-def _row_at(record: TrialRecord, step: int) -> EvaluationRow:
-    return next(row for row in record.evaluations if row.step == step)
+class Events:
+    """The same for machines (sweeps.events): where the sweep stands once a minute."""
+
+    def __init__(self, printer: Printer) -> None:
+        self.printer, self.told = printer, time.monotonic()
+
+    def start(self, record: TrialRecord, config: str) -> None:
+        self.printer("start", **start_fields(record))
+
+    def evaluation(self, record: TrialRecord, row: EvaluationRow, reading: Reading | None) -> None:
+        self.printer("evaluation", **evaluation_fields(record, row, reading))
+
+    def interruption(self, record: TrialRecord, one: Interruption) -> None:
+        self.printer("interruption", trial=record.trial, step=one.step, cause=one.cause, reason=one.reason)
+
+    def end(self, record: TrialRecord) -> None:
+        self.printer("end", **end_fields(record))
+
+    def standing(self, standing: Standing) -> None:
+        if time.monotonic() - self.told > STANDING_S:
+            self.told = time.monotonic()
+            self.printer("standing", **standing_fields(standing, with_ended=False))
+
+
+@dataclass
+class Watch:
+    """Follows a ledger and has what is new in it told.
+
+    teller: None tells nothing. gauges: where Prometheus is shown the same. resources: what the cluster has, in words.
+    """
+
+    observer: Observer
+    teller: Teller | None = None
+    gauges: Gauges | None = None
+    resources: Callable[[], str] = lambda: ""
+    seen: set[tuple[str, str, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = {event for record in self.observer.look() for event in _events(record)}
+
+    def poll(self) -> Standing:
+        """Tell new events; where the sweep stands."""
+        for record in self.observer.look():
+            for event in _events(record):
+                if event not in self.seen:
+                    self.seen.add(event)
+                    self._tell(record, *event[1:])
+        if self.gauges is not None:
+            self.gauges.show(self.observer.records, self.observer.step)
+        standing = self.observer.standing()
+        if self.teller is not None:
+            self.teller.standing(standing)
+        return standing
+
+    def _tell(self, record: TrialRecord, kind: str, step: int) -> None:
+        row = next((row for row in record.evaluations if row.step == step), None)
+        if kind == "evaluation" and self.gauges is not None and row is not None:
+            self.gauges.count(row)
+        if self.teller is None:
+            return
+        if kind == "start":
+            self.teller.start(record, self.observer.config(record))
+        elif kind == "end":
+            self.teller.end(record)
+        elif kind == "interruption":
+            self.teller.interruption(record, record.interruptions[step])
+        elif row is not None:
+            self.teller.evaluation(record, row, self.observer.reading_at(record, step))
+
+
+def standing_line(standing: Standing) -> str:
+    running = ", ".join(f"{trial.trial} {trial.step}/{trial.num_steps}" for trial in standing.running)
+    used = f"; {compute_line(standing)}" if standing.used != Usage() else ""
+    return f"{trials_line(standing)}{used}; running: {running or 'starting'}"
 
 
 def _events(record: TrialRecord) -> Iterator[tuple[str, str, int]]:
@@ -177,13 +178,15 @@ def _events(record: TrialRecord) -> Iterator[tuple[str, str, int]]:
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Show progress while the body runs."""
-    with _display(watch.console) as show:
+def watching(watch: Watch, console: Console) -> Iterator[None]:
+    """Tell what happens while the body runs; in a terminal with a live view of it below."""
+    pace = Pace(watch.observer.paths)
+    with _display(console, watch.resources) as show:
 
         def follow() -> None:
-            with suppress(StorageError):  # whoever writes there tells of it
-                show(watch.poll())
+            if pace.is_due():
+                with suppress(StorageError), pace.measured():  # whoever writes there tells of it
+                    show(watch.poll())
 
         try:
             with meanwhile(POLL_S, follow):
@@ -192,17 +195,43 @@ def watching(watch: Watch) -> Iterator[None]:
             watch.poll()
 
 
+class Pace:
+    """When to look again: often, but never for more than a tenth of the time."""
+
+    def __init__(self, paths: SweepPaths) -> None:
+        self.least_s = POLL_S if isinstance(paths.root, Path) else STORED_POLL_S
+        self.next = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self.next
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """A look: what it takes says when the next one is."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            pause_s = max(self.least_s, (now - begun) / MOST_SHARE)
+            self.next = now + min(pause_s, LONGEST_POLL_S) - 0.5 * POLL_S  # whoever asks, asks every POLL_S
+
+
 @contextmanager
-def _display(console: Console) -> Iterator[Callable[[Table | None], None]]:
-    """A live table in a terminal; nothing but the event lines elsewhere."""
-    if not console.is_terminal:
-        yield lambda _table: None
+def _display(console: Console, resources: Callable[[], str]) -> Iterator[Callable[[Standing], None]]:
+    """A live view in a terminal; nothing but the event lines elsewhere."""
+    if not console.is_terminal or console.quiet:
+        yield lambda standing: None
         return
+
+    def view(standing: Standing) -> RenderableType:
+        return live_view(standing, width=console.width, height=console.height, resources=resources())
+
     # What others print is on its way to a file already; Live would bring it back.
     with Live(
-        console=console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False
+        console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as live:
-        yield lambda table: live.update(table or "")
+        yield lambda standing: live.update(view(standing), refresh=True)
 
 
 class CacheProgress:

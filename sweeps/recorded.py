@@ -69,7 +69,7 @@ def _from_starts(paths: SweepPaths) -> Recorded | None:
     return None
 
 
-def recorded_space(paths: SweepPaths) -> SearchSpace:
+def space_of(paths: SweepPaths) -> SearchSpace:
     """The whole space: the copy of the file, under the profile and with the budget of the last start.
 
     Raises ValueError, in one line, where the folder does not say it.
@@ -89,7 +89,7 @@ def recorded_space(paths: SweepPaths) -> SearchSpace:
 
 
 def _from_space_file(paths: SweepPaths) -> Recorded:
-    space = recorded_space(paths)
+    space = space_of(paths)
     return Recorded(metric=space.objective.metric, mode=space.objective.mode, stop=space.stop)
 
 

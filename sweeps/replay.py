@@ -44,7 +44,8 @@ class Course:
     """How a candidate has fared, and how it would have.
 
     outcome: the ledger's; None while it is unfinished. recorded_stop: the step at which the sweep's own rule has
-    stopped it, or would have if it were not `audited`. stop: under the settings. ending: of a finished one.
+    stopped it, or would have if it were not `audited`. by_hand: a person has. stop: under the settings.
+    ending: of a finished one.
     strikes: by step, of the evaluations up to the stop. num_sampled: images for them; num_short: evaluations that the
     settings would have made on more samples than there are.
     recorded_s: what it has spent, repeated work and start-up left out. whole_s: the same to the end, for a stopped one
@@ -56,6 +57,7 @@ class Course:
     last_step: int
     outcome: str | None
     recorded_stop: int | None
+    by_hand: bool
     audited: bool
     stop: Stop | None
     ending: Ending | None
@@ -231,13 +233,14 @@ def _course(run: _Run, baselines: Sequence[Curve], rules: _Rules) -> Course:
     recorded_s = working_s([*record.evaluations, *ended])
     left = record.start.num_steps - record.last_step if record.outcome == STOPPED else 0
     audit = audit_of(record)
-    stopped_at = record.last_step if record.outcome == STOPPED else None
+    stopped_at = record.last_step if record.stopped_by_rule else None
     return Course(
         trial=record.trial,
         num_steps=record.start.num_steps,
         last_step=record.last_step,
         outcome=record.outcome,
         recorded_stop=stopped_at if audit is None else audit.step,
+        by_hand=record.stopped_by_hand,
         audited=audit is not None,
         stop=run.stop,
         ending=_ending(record, baselines, rules),

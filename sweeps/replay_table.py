@@ -56,7 +56,7 @@ def _recorded(course: Course) -> str:
     if course.audited:
         return f"audited at {course.recorded_stop}"
     if course.outcome == STOPPED:
-        return f"stopped at {course.recorded_stop}"
+        return f"by hand at {course.last_step}" if course.by_hand else f"stopped at {course.recorded_stop}"
     return "to the end" if course.outcome == FINISHED else f"{course.outcome or 'unfinished'} at {course.last_step}"
 
 
@@ -169,8 +169,10 @@ def _best_line(replay: Replay) -> str:
 
 def _unknown_line(replay: Replay) -> str:
     told = []
-    cut = [course for course in replay.stopped if course.ending is None and course.outcome == STOPPED]
-    beyond = [course for course in replay.unknown if course.outcome == STOPPED]
+    by_rule = [course for course in replay.courses if course.outcome == STOPPED and not course.by_hand]
+    cut = [course for course in by_rule if course.stop is not None and course.ending is None]
+    beyond = [course for course in by_rule if course.unknown]
+    by_hand = [course for course in replay.courses if course.by_hand]
     running = [course for course in replay.courses if course.outcome is None]
     if cut:
         told.append(f"how {_names(cut)} would have ended: the sweep stopped {_them(cut)} too")
@@ -179,6 +181,8 @@ def _unknown_line(replay: Replay) -> str:
         told.append(f"{_names(beyond)}: the sweep stopped {_them(beyond)} sooner, up to about {most} would be added")
     if running:
         told.append(f"{_names(running)}: not ended yet")
+    if by_hand:
+        told.append(f"{_names(by_hand)}: stopped by hand")
     if (cut or beyond) and not any(course.audited for course in replay.courses):
         told.append("none was audited, so of such ends nothing is known at all")
     return "; ".join(told)

@@ -13,7 +13,7 @@ from sweeps.ledger import Ledger
 from sweeps.locations import location
 from sweeps.page import write_page
 from sweeps.provenance import read_starts
-from sweeps.recorded import recorded_space, sweep_of
+from sweeps.recorded import space_of, sweep_of
 from sweeps.summary import summarise
 
 SUMMARY = "make the page of a sweep anew, from its ledger"
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the page, and print the answer and where it lies; the exit code."""
     try:
         paths = sweep_of(options.results)
-        space = recorded_space(paths)
+        space = space_of(paths)
         summary = summarise(space, Ledger(paths))
         page = write_page(space, paths, summary, read_starts(paths.starts))
     except (ValueError, OSError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +21,9 @@ from sweeps.storage import SweepPaths
 
 ROWS = re.compile(r"(?P<trial>[^/]+)/(?P<number>\d{6,})\.jsonl|(?P<whole>[^/]+)\.jsonl")
 BEFORE_ALL = -1  # number of a file that was copied from a disk
+
+Mark = tuple[object, ...]  # of a trial's rows: another one wherever they are others
+Marks = Mapping[str, Mark]
 
 # What this process has read or written, by its tag. Rows never change, so each is fetched once.
 _known: dict[ObjectPath, tuple[str, bytes]] = {}
@@ -39,8 +42,8 @@ class RowsKept(Protocol):
         """The trial's rows in the order of writing: one or more lines in each."""
         ...
 
-    def all(self) -> dict[str, list[bytes]]:
-        """The same of every trial."""
+    def changed(self, known: Marks) -> dict[str, tuple[Mark, list[bytes]]]:
+        """The same of every trial that has other rows than when its mark was the known one, with the new mark."""
         ...
 
 
@@ -79,10 +82,24 @@ class RowsOnDisk:
         copied = sorted((self.folder / trial).glob("*.jsonl"))
         return [path.read_bytes() for path in (*copied, self._file(trial)) if path.exists()]
 
-    def all(self) -> dict[str, list[bytes]]:
-        files = self.folder.glob("*.jsonl")
-        copied = self.folder.glob("*/*.jsonl")
-        return {trial: self.of(trial) for trial in {*(path.stem for path in files), *(p.parent.name for p in copied)}}
+    def changed(self, known: Marks) -> dict[str, tuple[Mark, list[bytes]]]:
+        marks = self._marks()
+        return {trial: (mark, self.of(trial)) for trial, mark in marks.items() if known.get(trial) != mark}
+
+    def _marks(self) -> Marks:
+        """Taken before the rows are read: one that is written meanwhile changes the mark again."""
+        found: dict[str, Mark] = {}
+        if not self.folder.is_dir():
+            return found
+        with os.scandir(self.folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.is_dir():  # copied from S3
+                    names = tuple(sorted(path.name for path in Path(entry.path).glob("*.jsonl")))
+                    found[entry.name] = (*found.get(entry.name, ()), *names) if names else found.get(entry.name, ())
+                elif entry.name.endswith(".jsonl"):
+                    trial, stat = entry.name.removesuffix(".jsonl"), entry.stat()
+                    found[trial] = (*found.get(trial, ()), stat.st_size, stat.st_mtime_ns)
+        return {trial: mark for trial, mark in found.items() if mark}
 
     def _file(self, trial: str) -> Path:
         return self.folder / f"{trial}.jsonl"
@@ -120,10 +137,11 @@ class RowsInStorage:
     def of(self, trial: str) -> list[bytes]:
         return _contents(self._listed(trial).get(trial, []))
 
-    def all(self) -> dict[str, list[bytes]]:
-        listed = self._listed()
-        _fetch([entry for entries in listed.values() for entry in entries])
-        return {trial: _contents(entries) for trial, entries in listed.items()}
+    def changed(self, known: Marks) -> dict[str, tuple[Mark, list[bytes]]]:
+        marks = {trial: (tuple(tag for _, _, tag in entries), entries) for trial, entries in self._listed().items()}
+        new = {trial: (mark, entries) for trial, (mark, entries) in marks.items() if known.get(trial) != mark}
+        _fetch([entry for _, entries in new.values() for entry in entries])
+        return {trial: (mark, _contents(entries)) for trial, (mark, entries) in new.items()}
 
     def _listed(self, start: str = "") -> dict[str, list[_Entry]]:
         """Trial -> its objects, in order; of the trials whose names start so. One listing."""

@@ -1,6 +1,6 @@
 """Run a sweep, or resume it: the same command.
 
-python sweeps/run.py search_spaces/repa.yaml
+`python sweeps/run.py SPACE` is the same as `prx-sweeps run SPACE`.
 """
 
 from __future__ import annotations
@@ -15,191 +15,139 @@ if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "sweeps":
 
 import argparse  # noqa: E402
 import os  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
-from typing import Any  # noqa: E402
 
-from rich.console import Console  # noqa: E402
-
-from sweeps import cluster, reuse  # noqa: E402
+from sweeps import cluster  # noqa: E402
 from sweeps.config import ConfigError  # noqa: E402
-from sweeps.ledger import FAILED, LedgerError  # noqa: E402
-from sweeps.locations import location, sent_at_the_end, write_whole  # noqa: E402
+from sweeps.ledger import LedgerError  # noqa: E402
+from sweeps.locations import location  # noqa: E402
 from sweeps.obstacles import obstacle  # noqa: E402
-from sweeps.space import SearchSpace, SpaceError  # noqa: E402
+from sweeps.output import (  # noqa: E402
+    EXIT_BAD_INPUT,
+    EXIT_HALTED,
+    EXIT_INTERRUPTED,
+    EXIT_TRIAL_FAILED,
+    Output,
+)
+from sweeps.space import SpaceError  # noqa: E402
 from sweeps.space_file import read_space, resolve, with_budget  # noqa: E402
 from sweeps.storage import SweepPaths  # noqa: E402
 
+__all__ = ["EXIT_BAD_INPUT", "EXIT_HALTED", "EXIT_INTERRUPTED", "EXIT_TRIAL_FAILED", "main", "parse_arguments"]
+
 RESULTS = "results"
-EXIT_TRIAL_FAILED, EXIT_BAD_INPUT, EXIT_HALTED, EXIT_INTERRUPTED = 1, 2, 3, 130
+SUMMARY = "run a sweep, or resume it: the same command"
+EPILOG = """\
+examples:
+  prx-sweeps run search_spaces/repa.yaml --plan           # what would run, how long it takes; nothing is started
+  prx-sweeps run search_spaces/repa.yaml                  # run it, or go on with it
+  prx-sweeps run search_spaces/repa.yaml --profile cluster --results s3://bucket/results
+  prx-sweeps run search_spaces/repa.yaml --json | jq -c 'select(.kind == "end")'
+
+Ctrl-C ends it in order; the same command goes on.
+
+exit codes: 0 all trials ended well; 1 a trial failed; 2 bad input; 3 halted by what is no fault of a trial's (a full
+disk, a lost Ray); 130 interrupted. After 3 and 130 the same command goes on.
+"""
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Run a hyperparameter sweep, or resume it: the same command.",
-        epilog="Exit codes: 0 all trials ended well, 1 a trial failed, 2 bad input, 3 halted by what is no fault of a "
-        "trial's (a full disk, a lost Ray), 130 interrupted. After 3 and 130 the same command goes on.",
-    )
-    parser.add_argument("space", type=Path, help="a search-space file, such as search_spaces/repa.yaml")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("space", metavar="SPACE", type=Path, help="a search-space file: search_spaces/repa.yaml")
     parser.add_argument(
-        "--profile", help="a profile of the file; default: cluster if a Ray cluster holds it, else laptop"
+        "--profile",
+        metavar="NAME",
+        help="a profile of the file; default: cluster if a Ray cluster holds it, else laptop",
     )
     parser.add_argument("--plan", action="store_true", help="print all that would run, and run nothing")
     parser.add_argument(
         "--results",
         type=location,
+        metavar="WHERE",
         help="folder of the results, or s3://bucket/prefix (default: the file's, or results)",
     )
     parser.add_argument(
-        "--cache", type=Path, default=Path("cache"), help="folder of encoded data and features (default: cache)"
+        "--cache",
+        type=Path,
+        default=Path("cache"),
+        metavar="FOLDER",
+        help="folder of encoded data and features (default: cache)",
     )
-    parser.add_argument("--candidates", type=int, help="number of candidates instead of the file's")
+    parser.add_argument("--candidates", type=int, metavar="N", help="number of candidates instead of the file's")
     parser.add_argument(
         "--fresh-baseline", action="store_true", help="train every baseline seed here, also those that could be reused"
     )
     parser.add_argument(
         "--address", help="address of a running Ray cluster; 'local' starts one here (default: RAY_ADDRESS)"
     )
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--quiet", action="store_true", help="print the answer only, and what is wrong")
+    told.add_argument("--json", action="store_true", help="print events for machines, a JSON object a line")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, console = parse_arguments(arguments), Console(file=sys.stdout, soft_wrap=True)
+    return answered(parse_arguments(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """As a sub-command of `prx-sweeps`."""
+    code = answered(options)
+    leave_at_once_after(code)
+    return code
+
+
+def answered(options: argparse.Namespace) -> int:
+    """The exit code, with the last word said."""
+    output = Output.of(quiet=options.quiet, json=options.json)
     try:
-        return _main(options, console)
+        return output.ended(_main(options, output))
     except (SpaceError, ConfigError, LedgerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return output.ended(EXIT_BAD_INPUT, f"error: {error}")
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return output.ended(EXIT_INTERRUPTED, "\nInterrupted. Nothing is lost: the same command goes on from here.")
     except Exception as error:
         in_the_way = obstacle(error, options.results or RESULTS)
         if in_the_way is None:
             raise
-        print(f"halted: {in_the_way}", file=sys.stderr)
-        return EXIT_HALTED
+        return output.ended(EXIT_HALTED, f"halted: {in_the_way}")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
-    from sweeps import plan
-
+def _main(options: argparse.Namespace, output: Output) -> int:
     content = read_space(options.space)
     address = cluster.running_address(options.address)
     choice = cluster.choose_profile(content, options.space, options.profile, address)
     space = with_budget(resolve(content, file=options.space, profile=choice.profile), candidates=options.candidates)
     paths = SweepPaths.of(space, options.results or location(space.results or RESULTS), options.cache)
-    console.print(f"Profile {choice.profile}: {choice.reason}.", highlight=False)
+    output.console.print(f"Profile {choice.profile}: {choice.reason}.", highlight=False)
+    from sweeps.session import Session  # Ray's libraries take seconds: mistakes in the file are told before
+
+    session = Session(options, space, paths, choice, address, output)
     if options.plan:
-        plan.print_plan(console, space, paths, _reusable(options, space, paths, _made_with(space, choice)))
+        session.print_plan()
         return 0
     paths.create()
-    return _run(options, console, content, space, paths, choice, address)
+    return session.run()
 
 
-def _run(
-    options: argparse.Namespace,
-    console: Console,
-    content: Mapping[str, Any],
-    space: SearchSpace,
-    paths: SweepPaths,
-    choice: cluster.Choice,
-    address: str | None,
-) -> int:
-    from sweeps import (
-        cluster_preflight,
-        following,
-        gauges,
-        locks,
-        plan,
-        preflight,
-        preparation,
-        progress,
-        provenance,
-        raylet,
-        report,
-        sweep,
-    )
-    from sweeps.confirmation import best_record
-    from sweeps.page import fresh
-
-    started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
-    with locks.only_driver(paths, _halt_at_once_for) as warning, following.following(space, paths, console):
-        if warning:
-            console.print(f"Warning: {warning}", highlight=False)
-        write_whole(paths.space, options.space.read_bytes())
-        made_with = _made_with(space, choice)
-        provenance.append_start(paths.starts, made_with | provenance.recorded_rule(space))
-        preflight.check_weights_at_hand(space)
-        caches, remotely = progress.CacheProgress(console), preparation.belongs_on_a_gpu_node(space)
-        if not remotely:
-            preparation.prepare_here(started, caches)
-        found = _reusable(options, space, paths, made_with)
-        reuse.adopt(found, paths)
-        plan.print_plan(console, space, paths, found)
-        log = paths.ray_log
-        with sent_at_the_end(log, paths.logs / log.name), cluster.printing_to(log):
-            connection = cluster.connect(address, log)
-            cluster.check_state_api(connection.address)
-            cluster_preflight.check_cluster(space, paths, connection, lambda line: console.print(f"Preflight  {line}"))
-            console.print(f"Dashboard  {connection.dashboard or 'off'}\n", highlight=False)
-            if remotely:
-                preparation.prepare_on_a_node(started, space.resources, caches)
-            planned = plan.num_trials(space)
-            shown = gauges.Gauges(space, paths.root.name, planned)
-            watch = progress.Watch(console, space, paths, planned=planned, gauges=shown)
-            try:
-                with raylet.watched_raylet(_halt_at_once), progress.watching(watch), fresh.kept_fresh(space, paths):
-                    records = sweep.run(started, connection)
-            finally:
-                # The page is made whatever happened: what is known so far is worth reading.
-                summary = report.summarise(space, started.ledger)
-                report.write_page(space, paths, summary, provenance.read_starts(paths.starts))
-        best = best_record(space, records)
-        sweep.keep_best_model(started, best)
-        sweep.collect_checkpoints(started, best)
-    console.print()
-    console.print(report.final_table(summary))
-    for line in report.final_lines(summary, paths):
-        console.print(line, highlight=False)
-    return EXIT_TRIAL_FAILED if any(record.outcome == FAILED for record in records) else 0
-
-
-def _made_with(space: SearchSpace, choice: cluster.Choice) -> dict[str, Any]:
-    from sweeps import preflight, provenance
-
-    manifest = preflight.stored_manifest(space.baseline_config(space.first_seed))
-    return provenance.provenance(choice.profile, choice.reason, data=manifest.fingerprint if manifest else None)
-
-
-def _reusable(
-    options: argparse.Namespace, space: SearchSpace, paths: SweepPaths, made_with: Mapping[str, Any]
-) -> reuse.Found:
-    if options.fresh_baseline or not space.budget.reuse_baseline:
-        return reuse.Found()
-    return reuse.find(space, paths, made_with)
-
-
-def _halt_at_once(why: str = "Ray has died (its raylet)") -> None:
-    """Ray is gone, and would end this process in a moment, with an exit code that means something else."""
-    print(f"\nhalted: {why}; the same command goes on", file=sys.__stderr__, flush=True)
-    os._exit(EXIT_HALTED)
-
-
-def _leave(code: int) -> None:
-    """End this process. In the middle of a sweep at once: slots' threads still talk to Ray, and where its own end at
+def leave_at_once_after(code: int) -> None:
+    """End this process, if it ends in the middle of a sweep: slots' threads still talk to Ray, and where its own end at
     exit meets one of them, it ends the process with a code of its own. Ray's processes end with this one either way.
     """
     if code in (EXIT_HALTED, EXIT_INTERRUPTED):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
-
-
-def _halt_at_once_for(holder: str) -> None:
-    """Another driver has taken over: what this one would still do, it would do twice."""
-    _halt_at_once(f"this sweep is run by {holder}, since nothing was heard of this process for too long")
 
 
 if __name__ == "__main__":
-    _leave(main())
+    code = main()
+    leave_at_once_after(code)
+    sys.exit(code)

@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> list[Path]:
     import torch
 
     from sweeps.kept_models import model_of, trial_at
-    from sweeps.recorded import recorded_space
+    from sweeps.recorded import space_of
 
     if options.number < 1 or options.seed < 0:
         name, least = ("number", 1) if options.number < 1 else ("seed", 0)
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> list[Path]:
     paths, trial = trial_at(options.trial, options.cache.absolute())
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     files = []
-    with model_of(paths, recorded_space(paths), trial, device) as model:
+    with model_of(paths, space_of(paths), trial, device) as model:
         sampler = _sampler(model.card.sampler, options)
         # The i-th image of all starts from the i-th noise, so that a list of prompts can be gone through in parts.
         asked = [prompt for prompt in options.prompt for _ in range(options.number)]

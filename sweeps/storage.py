@@ -130,6 +130,10 @@ class SweepPaths:
         """Held by the one process that runs the trial."""
         return self.logs / f"{trial}.lock"
 
+    def stop_request(self, trial: str) -> Location:
+        """Where a person asks for the trial to be stopped (sweeps.stop_requests)."""
+        return self.root / "stops" / f"{trial}.json"
+
     def samples_of(self, trial: str) -> Location:
         return self.samples / trial
 

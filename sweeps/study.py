@@ -93,13 +93,15 @@ def distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution
 
 def past_trial(space: SearchSpace, record: TrialRecord) -> FrozenTrial:
     """A candidate that has ended: a finished one is complete, a stopped one pruned, at its last value; a failed one
-    failed. Its evaluations are intermediate values, by step.
+    failed, and so is one that was stopped by hand: Optuna leaves it out (docs/decisions/0018). Its evaluations are
+    intermediate values, by step.
     """
     from optuna.trial import TrialState, create_trial
 
     values = record.values(space.objective.metric)
     states = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL}
-    state = states[record.outcome or FAILED] if values else TrialState.FAIL
+    known = values and not record.stopped_by_hand
+    state = states[record.outcome or FAILED] if known else TrialState.FAIL
     return create_trial(
         state=state,
         value=values[record.last_step] if state != TrialState.FAIL else None,
@@ -152,7 +154,7 @@ class Study:
                 asked.report(value, step)
 
     def tell(self, trial: str, record: TrialRecord | None) -> None:
-        """Tell the end of a candidate. One that the ledger has no end of has failed."""
+        """Tell the end of a candidate, as `past_trial` does. One that the ledger has no end of has failed."""
         from optuna.trial import TrialState
 
         asked = self.open.pop(trial, None)
@@ -163,4 +165,5 @@ class Study:
         if record is not None and outcome == FINISHED:
             self.optuna.tell(asked, values[record.last_step])
         else:  # Optuna takes a pruned trial at the last value that was reported.
-            self.optuna.tell(asked, state=TrialState.PRUNED if outcome == STOPPED else TrialState.FAIL)
+            by_rule = record is not None and outcome == STOPPED and not record.stopped_by_hand
+            self.optuna.tell(asked, state=TrialState.PRUNED if by_rule else TrialState.FAIL)

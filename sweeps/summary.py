@@ -10,7 +10,7 @@ from sweeps.best import Best, best_of
 from sweeps.confirmed import Confirmed, confirmed
 from sweeps.costs import Compute, Costs
 from sweeps.findings import answer
-from sweeps.ledger import FAILED, FINISHED, STOPPED, Interruption, Ledger, TrialRecord, baseline_curves
+from sweeps.ledger import FAILED, FINISHED, Interruption, Ledger, TrialRecord, baseline_curves
 from sweeps.readings import BaselinePoint, baseline_points
 from sweeps.rule import StopConfig
 from sweeps.scoreboard import Scoreboard, scoreboard
@@ -60,7 +60,12 @@ class Summary:
 
     @property
     def stopped(self) -> list[TrialSummary]:
-        return [trial for trial in self.trials if trial.outcome == STOPPED]
+        """By the rule."""
+        return [trial for trial in self.trials if trial.stopped_by_rule]
+
+    @property
+    def stopped_by_hand(self) -> list[TrialSummary]:
+        return [trial for trial in self.trials if trial.by_hand]
 
     @property
     def audited(self) -> list[TrialSummary]:
@@ -143,7 +148,7 @@ def _compute(trials: Sequence[TrialSummary]) -> Compute:
     return Compute(
         costs=Costs.of(trial.costs for trial in trials),
         saved_s=sum(trial.saved_s for trial in trials),
-        num_stopped=sum(trial.outcome == STOPPED for trial in trials),
+        num_stopped=sum(trial.stopped_by_rule for trial in trials),
         num_repeated=sum(trial.num_repeated for trial in trials),
         repeated_s=sum(trial.repeated_s for trial in trials),
         num_sampled=sum(trial.num_sampled for trial in trials),

@@ -8,6 +8,19 @@ from typing import Any
 from sweeps.space_file import FRACTION_OF
 
 
+def bare_config(overrides: Mapping[str, Any], depth: int, longest: int) -> str:
+    """'dinov2s_saliency 3/6 0.42': the same without names, for a narrow column. longest: of a word."""
+    parts = []
+    for path, value in overrides.items():
+        if isinstance(value, str):
+            parts.append(value if len(value) <= longest else f"{value[: longest - 1]}…")
+        elif FRACTION_OF.get(path) == "model.depth":
+            parts.append(f"{value}/{depth}")
+        else:
+            parts.append(f"{value:.3g}" if isinstance(value, float) else str(value))
+    return " ".join(parts)
+
+
 def short_config(overrides: Mapping[str, Any], depth: int) -> str:
     """'dinov2s_saliency, depth 3/6, weight 0.42': what was searched, a name standing for itself.
 

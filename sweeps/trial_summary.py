@@ -70,6 +70,7 @@ class TrialSummary:
     usage: Usage = field(default_factory=Usage)
     interruptions: tuple[Interruption, ...] = ()
     images_per_s: float | None = None
+    by_hand: bool = False  # stopped by a person, and not by the rule
 
     @property
     def is_baseline(self) -> bool:
@@ -82,6 +83,10 @@ class TrialSummary:
     @property
     def spent_s(self) -> float:
         return self.costs.total_s
+
+    @property
+    def stopped_by_rule(self) -> bool:
+        return self.outcome == STOPPED and not self.by_hand
 
     @property
     def ended(self) -> bool:
@@ -130,14 +135,15 @@ def summarise_trial(
         usage=Usage() if reused else record.usage,
         interruptions=() if reused else record.interruptions,
         images_per_s=statistics.median(row.images_per_s for row in rows) if rows else None,
+        by_hand=record.stopped_by_hand,
     )
 
 
 def saved_s(record: TrialRecord) -> float:
     """Estimate of what stopping has saved: the trial's own mean seconds per step, start-up left out, times the steps
-    not trained; 0 of a trial that was not stopped.
+    not trained; 0 of a trial that was not stopped by the rule.
     """
-    if record.outcome != STOPPED or not record.evaluations:
+    if not record.stopped_by_rule or not record.evaluations:
         return 0.0
     once = [*record.evaluations, *([record.end] if record.end else [])]
     return working_s(once) / record.last_step * (record.start.num_steps - record.last_step)

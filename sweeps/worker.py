@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -20,15 +19,18 @@ from prx_model.kept import Kept
 from prx_model.metrics.suite import SuiteResult
 from prx_model.training.checkpoints import CheckpointError, Checkpoints
 from prx_model.training.distributed import Workers, joined_workers
-from prx_model.training.window import DivergedError
+from prx_model.training.window import DivergedError, Window
 from sweeps.config import load_config
-from sweeps.heartbeats import heartbeat
+from sweeps.failures import reason_of
+from sweeps.heartbeats import heartbeat, period_s
 from sweeps.judging import Judge
 from sweeps.ledger import FAILED, FINISHED, STOPPED, End, EvaluationRow, Interruption, Ledger, verdict_row
 from sweeps.locks import only_writer
+from sweeps.meanwhile import meanwhile
 from sweeps.peak_memory import peak_memory_bytes
 from sweeps.resumption import is_over, resumed, stopped_by
 from sweeps.rule import Verdict
+from sweeps.stop_requests import StopRequest
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import checkpoints_of, log_to, save_samples
@@ -104,22 +106,10 @@ def train_trial(task: Task, place: Place, kept: Kept) -> Iterator[EvaluationRow]
 
 def record_failure(task: Task, failure: TrialFailedError) -> None:
     """Write the end of a trial that has failed."""
-    step, error = failure.step, failure.cause
-    if isinstance(error, DivergedError):
-        step, reason = error.step, f"diverged: {error}"
-    elif _is_out_of_memory(error):
-        reason = f"out of memory: {' '.join(str(error).split())}"
-    else:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
+    step = failure.cause.step if isinstance(failure.cause, DivergedError) else failure.step
     ledger = Ledger(SweepPaths.at(task.root, task.cache))
     log = str(ledger.paths.trial_log(task.trial))
-    ledger.append(End(trial=task.trial, outcome=FAILED, step=step, reason=reason, log=log))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's CPU allocator raises a bare RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    ledger.append(End(trial=task.trial, outcome=FAILED, step=step, reason=reason_of(failure.cause), log=log))
 
 
 @dataclass
@@ -134,6 +124,10 @@ class _Trial:
     checkpoint_s: float = 0.0  # not yet told in a row
     send_log: Callable[[], None] = lambda: None
     check_ours: Callable[[], None] = lambda: None  # before the ledger is written to
+    request: StopRequest = field(init=False)  # rank 0 looks for it
+
+    def __post_init__(self) -> None:
+        self.request = StopRequest(self.ledger.paths.stop_request(self.task.trial))
 
     @property
     def step(self) -> int:
@@ -150,14 +144,14 @@ class _Trial:
         start_s: float = time.perf_counter() - self.started
         with ExitStack() as stack:
             if self.place.rank == 0:
-                stack.enter_context(heartbeat(self.ledger.paths, self.task.trial, lambda: self.step))
+                self._beside(stack)
                 self._record_interruptions()
             resumed_from = experiment.state.step
-            for moment in experiment.evaluations(self.place.is_leaving):
+            for moment in experiment.evaluations(self._pause_asked):
                 if isinstance(moment, Pause):
-                    self._save(experiment)
-                    logger.info("checkpoint at step %d", moment.step)
-                    self._leave_if_told(experiment.workers)
+                    if self._agreed(bool(self.request.told), experiment.workers):
+                        break
+                    self._pause(experiment)
                     continue
                 looks, eval_s = self._look(moment, experiment, judge)
                 row = None
@@ -169,11 +163,31 @@ class _Trial:
                 self._save(experiment)
                 if row is not None:
                     yield row
-                if self._agreed(verdict is not None and verdict.stop, experiment.workers):
+                if self._agreed(self._is_stopped(verdict), experiment.workers):
                     break
         if self.place.rank == 0:
-            stopped = verdict.reason if verdict is not None and verdict.stop else None
-            self._end(stopped, f"trained all {num_steps} steps", self.step)
+            by_rule = verdict.reason if verdict is not None and verdict.stop else ""
+            by_hand = self.request.told if not by_rule and self.step < num_steps else ""
+            self._end(self.step, by_rule=by_rule, by_hand=by_hand)
+
+    def _beside(self, stack: ExitStack) -> None:
+        """What rank 0 does beside the training: tell the step now and then, and look for a person's request."""
+        paths, trial = self.ledger.paths, self.task.trial
+        stack.enter_context(heartbeat(paths, trial, lambda: self.step))
+        stack.enter_context(meanwhile(period_s(self.request.place), self.request.look))
+
+    def _pause_asked(self) -> bool:
+        """Whether this worker wants a pause soon."""
+        return bool(self.request.told) or (self.place.is_leaving is not None and self.place.is_leaving())
+
+    def _pause(self, experiment: Experiment) -> None:
+        self._save(experiment)
+        logger.info("checkpoint at step %d", self.step)
+        self._leave_if_told(experiment.workers)
+
+    def _is_stopped(self, verdict: Verdict | None) -> bool:
+        """On rank 0, after an evaluation: by the rule, or by hand."""
+        return self.place.rank == 0 and ((verdict is not None and verdict.stop) or bool(self.request.look()))
 
     def _leave_if_told(self, workers: Workers) -> None:
         """After a checkpoint. Raises LeavingError on all workers alike."""
@@ -181,17 +195,20 @@ class _Trial:
             raise LeavingError(f"a machine of {self.task.trial} will be taken away; it is saved at step {self.step}")
 
     def _is_decided(self) -> bool:
-        """On rank 0, whether the ledger has the trial's end already, or its stop, which is then made its end."""
+        """On rank 0, whether the ledger has the trial's end already; or its stop, by the rule or a person's request,
+        which is then made its end.
+        """
         if self.place.rank != 0:
             return False
         record = self.ledger.record(self.task.trial)
         if is_over(record):
             logger.info("trial %s has ended already", self.task.trial)
             return True
-        stopped = stopped_by(record)
-        if record is None or stopped is None:
+        by_rule = stopped_by(record) or ""
+        by_hand = "" if by_rule else self.request.look()
+        if record is None or not (by_rule or by_hand):
             return False
-        self._end(stopped, "", record.last_step)
+        self._end(record.last_step, by_rule=by_rule, by_hand=by_hand)
         return True
 
     def _open(self, config: ExperimentConfig, workers: Workers, kept: Kept) -> Experiment:
@@ -281,17 +298,22 @@ class _Trial:
         self._checkpoints(experiment.workers).save(experiment.state.step, experiment.state.save)
         self.checkpoint_s += time.perf_counter() - started
 
-    def _end(self, stopped: str | None, otherwise: str, step: int) -> None:
-        """stopped: the verdict's reason, None where the trial was not stopped."""
+    def _end(self, step: int, *, by_rule: str, by_hand: str) -> None:
+        """by_rule, by_hand: why the trial was stopped; both are '' where it was not."""
         self.check_ours()
+        since = self.experiment.state.window if self.experiment is not None else Window()
+        stopped = by_rule or by_hand
         self.ledger.append(
             End(
                 trial=self.task.trial,
-                outcome=FINISHED if stopped is None else STOPPED,
+                outcome=STOPPED if stopped else FINISHED,
                 step=step,
-                reason=otherwise if stopped is None else stopped,
+                reason=stopped or f"trained all {step} steps",
                 log=str(self.ledger.paths.trial_log(self.task.trial)),
+                data_s=since.data_s,
+                train_s=since.wall_s - since.data_s,
                 checkpoint_s=self.checkpoint_s,
+                by_hand=bool(by_hand),
             )
         )
 

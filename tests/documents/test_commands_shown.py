@@ -13,7 +13,6 @@ from tests.documents.commands import check
 
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/cluster.md")
 SHOWN = [(page, command) for page in PAGES for command in indented(page)]
-NOT_YET_THERE = {"commands.md"}  # comes with the commands that it tells of
 TEXTS = sorted(
     str(path.relative_to(ROOT))
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
@@ -63,4 +62,4 @@ def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target and not target.startswith("#"):
             file = folder / target.partition("#")[0]
-            assert file.exists() or file.name in NOT_YET_THERE, f"{page}: {target}"
+            assert file.exists(), f"{page}: {target}"

@@ -12,8 +12,8 @@ from sweeps import locations, object_path, reuse, storage
 from sweeps.locations import names_in
 from sweeps.main import main as prx_sweeps
 from sweeps.object_path import ObjectPath
+from sweeps.output import EXIT_BAD_INPUT, Output
 from sweeps.provenance import append_start, read_starts, recorded_rule
-from sweeps.run import EXIT_BAD_INPUT, _halt_at_once_for
 from sweeps.run import main as run_sweep
 from sweeps.space import SpaceError
 from sweeps.storage import SweepPaths
@@ -82,7 +82,7 @@ def test_a_driver_that_was_given_up_halts_with_who_has_taken_over(monkeypatch, c
     monkeypatch.setattr(sys, "__stderr__", sys.stderr)
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
-    _halt_at_once_for("process 1 on elsewhere since noon")
+    Output.of().halt_for("process 1 on elsewhere since noon")
     assert codes == [3]
     assert "halted: this sweep is run by process 1 on elsewhere since noon, since nothing" in capfd.readouterr().err
 

@@ -219,14 +219,14 @@ def test_licences_in_the_hubs_terms(licence, hub):
 
 def test_settings_of_a_budget_that_only_the_command_knew(paths, tmp_path):
     from sweeps.config import to_plain
-    from sweeps.recorded import recorded_space
+    from sweeps.recorded import space_of
 
     again = SweepPaths(tmp_path / paths.root.name)
     again.root.mkdir()
     again.space.write_bytes(SMOKE.read_bytes())
     budget = to_plain(replace(smoke_space().budget, candidates=9))
     append_start(again.starts, {"profile": "laptop", "budget": budget})
-    space = recorded_space(again)
+    space = space_of(again)
     assert (space.name, space.budget.candidates) == ("smoke", 9)
     assert space.fingerprint == smoke_space().fingerprint
 

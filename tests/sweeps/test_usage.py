@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ray.tune.search import Searcher
-from rich.console import Console
 
 from sweeps.cluster_preflight import unmeasured
 from sweeps.ledger import FINISHED, End, Ledger
 from sweeps.node_types import NodeType, Offer, held_on
 from sweeps.plan import budget_lines, costs_line
-from sweeps.progress import Watch
+from sweeps.progress import standing_line
 from sweeps.report import final_lines
 from sweeps.search import SweepSearch, is_used_up
 from sweeps.space import Budget, Resources
+from sweeps.standing import Observer
 from sweeps.usage import Rate, Usage, rate_on, usage_of, used_up
 from tests.sweeps.lab import STEPS, Lab
 from tests.sweeps.space_files import message_of, put
@@ -88,8 +87,9 @@ def test_a_budget_ends_the_sweep_in_order_and_more_of_it_goes_on(lab: Lab) -> No
     assert any(told in line for line in final_lines(lab.summary(), lab.paths))
     assert "Budget.max_cost is used up" in lab.page()
     assert any(told in line for line in budget_lines(lab.space, lab.ledger.records()))
-    watch = Watch(console=Console(file=io.StringIO()), space=lab.space, paths=lab.paths, planned=6)
-    assert "budget.max_cost is used up, 0.667 GPU-hours, $0.40 used" in watch._standing_line(lab.ledger.records())
+    observer = Observer(space=lab.space, paths=lab.paths, planned=6)
+    observer.look()
+    assert "budget.max_cost is used up; 0.667 GPU-hours, $0.40 used" in standing_line(observer.standing())
 
     more = replace(lab.space, budget=replace(lab.space.budget, max_cost=0.41))
     assert not is_used_up(more, lab.ledger)

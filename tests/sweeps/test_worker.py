@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import torch
 
 from prx_model.kept import Kept
 from sweeps.audit import audit_of
+from sweeps.costs import Costs
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, NOTICE, STOPPED, EvaluationRow, Interruption, Ledger
 from sweeps.slot import SlotBrokenError, _device, as_new, check_device
+from sweeps.stop_requests import ask_to_stop
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
@@ -364,3 +369,49 @@ def test_rows_are_json_that_others_can_read(paths, cache):
     rows = [json.loads(line) for line in paths.trial_ledger("baseline-seed0").read_text().splitlines()]
     assert [row["kind"] for row in rows] == ["start", *["evaluation"] * 4, "end"]
     assert torch.isfinite(torch.tensor([row["metrics"][METRIC] for row in rows[1:-1]])).all()
+
+
+def test_a_trial_that_a_person_asks_to_stop_ends_after_the_evaluation_under_way(paths, cache):
+    task = planned_task(paths, cache, "candidate-000", CANDIDATE)
+    for row in train_trial(task, ALONE, Kept()):
+        if row.step == 6:
+            ask_to_stop(paths, "candidate-000", "a typo in\nthe settings")
+    record = Ledger(paths).record("candidate-000")
+    assert (record.outcome, record.end.step, record.last_step) == (STOPPED, 6, 6)
+    assert record.stopped_by_hand
+    assert not record.stopped_by_rule
+    assert re.fullmatch(r"by hand \(\S+ on \S+, [^)]+\): a typo in the settings", record.end.reason)
+    assert not _train(task), "it stays ended"
+
+
+def test_between_evaluations_a_request_is_heard_too_and_the_time_since_the_last_is_in_the_books(
+    paths, cache, monkeypatch
+):
+    monkeypatch.setattr("prx_model.training.loop.FINITE_CHECK_STEPS", 1)
+    monkeypatch.setattr("sweeps.worker.period_s", lambda place: 0.01)
+    steps = itertools.count(1)  # evaluations have none of these turns: they are steps 1, 2, 4, 5, 7, ...
+
+    def is_leaving() -> bool:
+        if next(steps) == 3:
+            ask_to_stop(paths, "baseline-seed0")
+            time.sleep(0.5)  # it is heard meanwhile
+        return False
+
+    task = planned_task(paths, cache, "baseline-seed0", BASELINE)
+    assert [row.step for row in train_trial(task, replace(ALONE, is_leaving=is_leaving), Kept())] == [3]
+    record = Ledger(paths).record("baseline-seed0")
+    assert (record.outcome, record.end.step, record.last_step) == (STOPPED, 5, 3)
+    assert record.stopped_by_hand
+    assert record.end.train_s > 0
+    assert record.spent_s > Costs.of(record.evaluations).total_s
+
+
+def test_a_request_is_waited_for_by_a_trial_that_has_not_begun_and_comes_too_late_for_one_at_its_end(paths, cache):
+    ask_to_stop(paths, "candidate-000")
+    assert not _train(planned_task(paths, cache, "candidate-000", CANDIDATE))
+    assert Ledger(paths).record("candidate-000").end.by_hand
+    for row in train_trial(planned_task(paths, cache, "candidate-001", CANDIDATE), ALONE, Kept()):
+        if row.step == 12:
+            ask_to_stop(paths, "candidate-001")
+    late = Ledger(paths).record("candidate-001")
+    assert (late.outcome, late.end.by_hand) == (FINISHED, False)

@@ -15,12 +15,13 @@ from prx_model.kept import Kept
 from prx_model.training import object_storage
 from sweeps import locks, slot
 from sweeps.leases import LeaseLostError, Terms
-from sweeps.ledger import CANDIDATE, FINISHED, EvaluationRow, Ledger, TrialRecord
+from sweeps.ledger import CANDIDATE, FINISHED, STOPPED, EvaluationRow, Ledger, TrialRecord
 from sweeps.locations import folders_in, names_in
 from sweeps.main import main
 from sweeps.obstacles import obstacle
 from sweeps.slot import SlotBrokenError
 from sweeps.space import SearchSpace
+from sweeps.stop_requests import ask_to_stop
 from sweeps.storage import SweepPaths
 from sweeps.sweep import Sweep, collect_checkpoints, keep_best_model
 from sweeps.task import Task
@@ -174,3 +175,14 @@ def test_an_orphan_that_another_worker_has_replaced_writes_nothing_more_and_leav
     monkeypatch.setattr("sweeps.worker.train_trial", taken_over)
     with pytest.raises(SlotBrokenError, match=f"^{TRIAL}: .* is held by process 1 on elsewhere$"):
         slot._serve_one(None, "slot-0", 0, task, ALONE, KEPT)  # and the desk hears nothing of it
+
+
+def test_a_person_stops_it_from_another_machine_through_the_storage_alone(paths, cache):
+    for row in train_trial(planned_task(paths, cache, TRIAL, CANDIDATE), ALONE, KEPT):
+        if row.step == 6:
+            ask_to_stop(SweepPaths.at(str(paths.root)), TRIAL, "enough")
+    record = Ledger(paths).record(TRIAL)
+    assert record is not None
+    assert record.end is not None
+    assert (record.outcome, record.end.step, record.end.by_hand) == (STOPPED, 6, True)
+    assert record.end.reason.endswith("): enough")
