@@ -17,9 +17,9 @@ from rich.console import Console
 from sweeps.best import luck_of_best
 from sweeps.confirmation import best_record
 from sweeps.costs import Costs
-from sweeps.figure_axes import LABEL_PT, apart
-from sweeps.figures import curve_figure, hollow_note, provenance_line
 from sweeps.ledger import BASELINE, FAILED, LOSS, NOTICE, STOPPED, Interruption
+from sweeps.page.axes import LABEL_PT, apart
+from sweeps.page.figures import curve_figure, hollow_note, provenance_line
 from sweeps.report import Summary, final_lines, final_table, write_page
 from sweeps.rule import compare
 from sweeps.space import Budget

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.figures import STYLES
+from sweeps.page.figures import STYLES
 
 # The browser itself then refuses to load anything from a network.
 SECURITY = (

@@ -50,7 +50,7 @@ def one_value(first: str, second: str) -> str:
 
 
 def dot(role: str) -> str:
-    """The colour of a role (sweeps.figures.STYLES)."""
+    """The colour of a role (sweeps.page.figures.STYLES)."""
     return f'<i class="dot {role}"></i>'
 
 

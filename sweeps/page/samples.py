@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from sweeps.locations import names_in
-from sweeps.page_elements import image_uri, paragraph, section
+from sweeps.page.elements import image_uri, paragraph, section
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary

@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from sweeps.costs import Costs
-from sweeps.figure_costs import COLOURS, costs_figure
-from sweeps.figures import role
-from sweeps.page_elements import dot, paragraph, picture, row, section, svg_uri
+from sweeps.page.elements import dot, paragraph, picture, row, section, svg_uri
+from sweeps.page.figure_costs import COLOURS, costs_figure
+from sweeps.page.figures import role
 from sweeps.summary import Summary, TrialSummary
 from sweeps.wording import compute_sentence, duration, sampled, share, shares
 

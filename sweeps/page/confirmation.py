@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from html import escape
 
-from sweeps import figures
 from sweeps.confirmed import Confirmed
-from sweeps.figure_confirmation import confirmation_figure
 from sweeps.findings import interval
 from sweeps.intervals import Difference
-from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
+from sweeps.page import figures
+from sweeps.page.elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
+from sweeps.page.figure_confirmation import confirmation_figure
 from sweeps.space import SearchSpace
 from sweeps.summary import Summary
 from sweeps.wording import count, number, signed_percent

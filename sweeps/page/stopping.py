@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from sweeps.figures import role
-from sweeps.page_elements import dot, one_value, paragraph, row, section, two_lines
+from sweeps.page.elements import dot, one_value, paragraph, row, section, two_lines
+from sweeps.page.figures import role
 from sweeps.rule import Verdict
 from sweeps.stopping import audit_sentences, audited_end, forecast_in_words, stopped_sentence, verdict_in_words
 from sweeps.summary import Summary, TrialSummary

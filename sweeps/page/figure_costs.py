@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sweeps.costs import Costs
-from sweeps.figure_axes import figure_style, finished_svg, new_figure
+from sweeps.page.axes import figure_style, finished_svg, new_figure
 from sweeps.summary import Summary
 from sweeps.wording import count, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of Okabe and Ito, as in sweeps.figures: light and dark in turn, so that neighbours part in grey too.
+# Of Okabe and Ito, as in sweeps.page.figures: light and dark in turn, so that neighbours part in grey too.
 COLOURS: Mapping[str, str] = {
     "start-up": "#CC79A7",
     "data": "#F0E442",

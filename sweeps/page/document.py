@@ -8,18 +8,18 @@ from html import escape
 from typing import Any
 
 from prx_model.metrics.table import METRICS
-from sweeps import figures
 from sweeps.findings import caution
 from sweeps.ledger import FAILED, FINISHED, STOPPED
 from sweeps.locations import Location, write_whole
-from sweeps.page_confirmation import confirmation_section
-from sweeps.page_costs import costs_section
-from sweeps.page_elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
-from sweeps.page_importance import importance_part
-from sweeps.page_record import record_section
-from sweeps.page_samples import samples_section
-from sweeps.page_stopping import stopping_section
-from sweeps.page_style import SECURITY, STYLE
+from sweeps.page import figures
+from sweeps.page.confirmation import confirmation_section
+from sweeps.page.costs import costs_section
+from sweeps.page.elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
+from sweeps.page.importance import importance_part
+from sweeps.page.record import record_section
+from sweeps.page.samples import samples_section
+from sweeps.page.stopping import stopping_section
+from sweeps.page.style import SECURITY, STYLE
 from sweeps.scoreboard import BASELINE, MARK
 from sweeps.space import SearchSpace, flattered_metrics
 from sweeps.storage import SweepPaths

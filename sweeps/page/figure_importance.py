@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sweeps.figure_axes import figure_style, finished_svg, new_figure
-from sweeps.figures import FINISHED, STYLES
 from sweeps.importance import SHUFFLES, Importance
+from sweeps.page.axes import figure_style, finished_svg, new_figure
+from sweeps.page.figures import FINISHED, STYLES
 
 UNSURE = 0.05  # of the shuffles; a setting that chance makes as important more often is drawn pale
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.figure_axes import Mark, figure_style, finished_svg, new_figure, set_setting_scale, set_value_scale
 from sweeps.ledger import FAILED, FINISHED, STOPPED
+from sweeps.page.axes import Mark, figure_style, finished_svg, new_figure, set_setting_scale, set_value_scale
 from sweeps.readings import BaselinePoint, Estimate
 from sweeps.space import Dimension
 from sweeps.summary import UNFINISHED, Summary, TrialSummary

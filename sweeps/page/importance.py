@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from sweeps.figure_importance import importance_figure
 from sweeps.importance import FEWEST, SHUFFLES, Importance, importance_of
 from sweeps.ledger import FINISHED, Ledger
-from sweeps.page_elements import paragraph, picture, svg_uri
+from sweeps.page.elements import paragraph, picture, svg_uri
+from sweeps.page.figure_importance import importance_figure
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.wording import count

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeps.config import to_plain
-from sweeps.page_elements import definitions, details, paragraph, section
+from sweeps.page.elements import definitions, details, paragraph, section
 from sweeps.rule import ADAPTIVE
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths

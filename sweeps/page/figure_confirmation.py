@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sweeps.figure_axes import figure_style, finished_svg, new_figure
-from sweeps.figures import BASELINE, BEST, STYLES, short_name
 from sweeps.ledger import FINISHED
+from sweeps.page.axes import figure_style, finished_svg, new_figure
+from sweeps.page.figures import BASELINE, BEST, STYLES, short_name
 from sweeps.summary import Summary
 
 
