@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prx_model.metrics.table import METRICS
@@ -12,7 +12,7 @@ from sweeps.ledger import Ledger
 from sweeps.locations import Location
 from sweeps.provenance import read_starts
 from sweeps.rule import StopConfig
-from sweeps.space import Objective
+from sweeps.space import Budget, Objective, SearchSpace
 from sweeps.space_file import load_space, profiles_of, read_space
 from sweeps.storage import SweepPaths
 
@@ -69,14 +69,27 @@ def _from_starts(paths: SweepPaths) -> Recorded | None:
     return None
 
 
-def _from_space_file(paths: SweepPaths) -> Recorded:
-    """From the copy of the search-space file, under the profile of the last start."""
+def recorded_space(paths: SweepPaths) -> SearchSpace:
+    """The whole space: the copy of the file, under the profile and with the budget of the last start.
+
+    Raises ValueError, in one line, where the folder does not say it.
+    """
     content = read_space(paths.space)
-    profiles = profiles_of(content)
-    profile = next((start["profile"] for start in reversed(_told(paths)) if "profile" in start), None)
+    profiles, told = profiles_of(content), _told(paths)
+    profile = next((start["profile"] for start in reversed(told) if "profile" in start), None)
     if profile is None and len(profiles) != 1:
         raise RecordedError(f"{paths.starts} does not name a profile, of {listing(profiles)}")
-    space = load_space(paths.space, str(profile or profiles[0]))
+    chosen = str(profile or profiles[0])
+    space = load_space(paths.space, chosen)
+    # What the command was given (`--candidates`) stands in no file.
+    budget = next((start["budget"] for start in reversed(told) if "budget" in start), None)
+    if budget is not None:
+        space = replace(space, budget=build(Budget, budget, f"{paths.starts}: budget"))
+    return replace(space, name=paths.root.name.rpartition("-")[0].removesuffix(f"-{chosen}") or space.name)
+
+
+def _from_space_file(paths: SweepPaths) -> Recorded:
+    space = recorded_space(paths)
     return Recorded(metric=space.objective.metric, mode=space.objective.mode, stop=space.stop)
 
 

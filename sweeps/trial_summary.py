@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,7 @@ class TrialSummary:
     num_sampled, num_full: see sweeps.costs.Compute.
     verdicts: by step, as they were given. audit: of a candidate that goes on though the rule would have stopped it.
     reused_from: the sweep that has trained this baseline and paid for it: here it has cost nothing.
+    images_per_s: trained on, the median over its evaluations; None before the first.
     """
 
     name: str
@@ -67,6 +69,7 @@ class TrialSummary:
     reused_from: str = ""
     usage: Usage = field(default_factory=Usage)
     interruptions: tuple[Interruption, ...] = ()
+    images_per_s: float | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -126,6 +129,7 @@ def summarise_trial(
         confirms=start.confirms,
         usage=Usage() if reused else record.usage,
         interruptions=() if reused else record.interruptions,
+        images_per_s=statistics.median(row.images_per_s for row in rows) if rows else None,
     )
 
 

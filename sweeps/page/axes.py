@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,23 +37,31 @@ def figure_style() -> Any:
 
 
 def new_figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:
-    """One pair of axes. Not from pyplot, which keeps every figure in a global list."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white", dpi=72)
-    axes = figure.subplots()
-    axes.grid(color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    """One pair of axes."""
+    figure, (axes,) = new_figures(width_in, height_in, 1, 1)
     return figure, axes
 
 
-def finished_svg(figure: Figure, axes: Axes, marks: Iterable[Mark]) -> str:
-    """Lay the figure out, number its marks and return it as SVG text."""
+def new_figures(width_in: float, height_in: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Axes in rows, on one y-axis. Not from pyplot, which keeps every figure in a global list."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white", dpi=72)
+    panels = [axes for row in figure.subplots(rows, columns, sharey=True, squeeze=False) for axes in row]
+    for axes in panels:
+        axes.grid(color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, panels
+
+
+def finished_svg(figure: Figure, marks: Mapping[Axes, Iterable[Mark]]) -> str:
+    """Lay the figure out, number the marks of its axes and return it as SVG text."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    _write_numbers(axes, marks)
+    for axes, own in marks.items():
+        _write_numbers(axes, own)
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

@@ -1,40 +1,39 @@
-"""The page's section on confirmation: the best candidates over fresh seeds, and how lucky the first one was."""
+"""The part of the page on confirmation: the best candidates over fresh seeds, and how lucky the first one was."""
 
 from __future__ import annotations
-
-from html import escape
 
 from sweeps.confirmed import Confirmed
 from sweeps.findings import interval
 from sweeps.intervals import Difference
-from sweeps.page import figures
-from sweeps.page.elements import dot, one_value, paragraph, picture, row, section, svg_uri, two_lines
+from sweeps.ledger import FINISHED
+from sweeps.page.elements import dot, one_value, paragraph, row, table_of, two_lines
 from sweeps.page.figure_confirmation import confirmation_figure
+from sweeps.page.inline import Album
+from sweeps.page.roles import BEST
 from sweeps.space import SearchSpace
 from sweeps.summary import Summary
 from sweeps.wording import count, number, signed_percent
 
 WIDE_IN, NARROW_IN = 10.5, 4.6
+TITLE = "Does the winner hold on other seeds?"
 
 
-def confirmation_section(space: SearchSpace, summary: Summary) -> str:
-    title = "Does the winner hold on other seeds?"
+def confirmation_part(space: SearchSpace, summary: Summary, album: Album) -> str:
+    head = f"<h3>{TITLE}</h3>"
     if not summary.confirmed:
-        return section("confirmation", title, paragraph(_nothing(space, summary)))
+        return head + paragraph(nothing(space, summary))
     wide, narrow = (confirmation_figure(summary, width_in=width) for width in (WIDE_IN, NARROW_IN))
-    parts = []
+    figure = ""
     if wide is not None and narrow is not None:
         alt = f"Differences to the baseline in {summary.metric}, with intervals: the table below has the numbers."
-        parts.append(f'<figure class="card">{picture(svg_uri(wide), svg_uri(narrow), alt)}</figure>')
+        figure = album.card("confirmation", wide, narrow, alt=alt)
     heads = ["candidate", "seeds", f"{summary.metric}, mean over seeds", "difference, fresh seeds", "on the first seed"]
     heads += summary.metrics[1:]
-    rows = "".join(_row(summary, one, heads) for one in summary.confirmed)
-    head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in heads)
-    table = f'<table class="trials"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return section("confirmation", title, *parts, table, paragraph(_note(space, summary), "small"))
+    table = table_of(heads, (_row(summary, one, heads) for one in summary.confirmed))
+    return head + figure + table + paragraph(_note(space, summary), "small")
 
 
-def _nothing(space: SearchSpace, summary: Summary) -> str:
+def nothing(space: SearchSpace, summary: Summary) -> str:
     if not space.confirm.best:
         return "Confirmation is off (confirm.best is 0): the best candidate was chosen on one seed and judged by it."
     if summary.complete:
@@ -65,7 +64,7 @@ def _row(summary: Summary, one: Confirmed, heads: list[str]) -> str:
         shift = f"{signed_percent(objective.shift_percent)} off its fresh seeds"
         first = one_value(signed_percent(objective.first_percent), shift)
     cells = [
-        dot(figures.BEST if best else figures.FINISHED) + two_lines(f"{one.trial}{' (best)' * best}", one.config),
+        dot(BEST if best else FINISHED) + two_lines(f"{one.trial}{' (best)' * best}", one.config),
         two_lines(", ".join(map(str, one.seeds)), failed),
         one_value(number(one.means[summary.metric]), f"mean of {len(one.seeds)}"),
         difference_cell(objective),

@@ -5,33 +5,49 @@ from __future__ import annotations
 from html import escape
 
 from sweeps.costs import Costs
-from sweeps.page.elements import dot, paragraph, picture, row, section, svg_uri
-from sweeps.page.figure_costs import COLOURS, costs_figure
-from sweeps.page.figures import role
+from sweeps.page.elements import dot, folded, paragraph, row, section, table_of
+from sweeps.page.figure_costs import PARTS, outcome_figure, shares_figure
+from sweeps.page.inline import Album
+from sweeps.page.roles import role
 from sweeps.summary import Summary, TrialSummary
 from sweeps.wording import compute_sentence, duration, sampled, share, shares
 
 WIDE_IN, NARROW_IN = 10.5, 4.6
+TITLE = "What it cost"
 
 
-def costs_section(summary: Summary) -> str:
+def costs_section(summary: Summary, album: Album) -> str:
     compute = summary.compute
-    wide, narrow = costs_figure(summary, width_in=WIDE_IN), costs_figure(summary, width_in=NARROW_IN)
-    if wide is None or narrow is None:
-        return section("costs", "What it cost", paragraph("Nothing yet."))
-    figure = picture(svg_uri(wide), svg_uri(narrow), f"Share of the time, all trials: {shares(compute.costs)}.")
+    figures = _outcomes(summary, album) + _shares(summary, album)
+    if not figures:
+        return section("costs", TITLE, paragraph("Nothing yet."))
+    return section(
+        "costs",
+        TITLE,
+        paragraph(f"Time: {compute_sentence(compute)}. Shares: {shares(compute.costs)}."),
+        figures,
+        paragraph(f"Evaluation: {sampled(compute.num_sampled, compute.num_full)}. {_why_fewer(summary)}".rstrip()),
+        _by_trial(summary),
+    )
+
+
+def _outcomes(summary: Summary, album: Album) -> str:
+    wide, narrow = (outcome_figure(summary, width_in=width) for width in (WIDE_IN, NARROW_IN))
+    if wide is None:
+        return ""
+    return album.card("hours", wide, narrow, alt="Hours by how trials ended, and what stopping has saved.")
+
+
+def _shares(summary: Summary, album: Album) -> str:
+    wide, narrow = (shares_figure(summary, width_in=width) for width in (WIDE_IN, NARROW_IN))
+    if wide is None:
+        return ""
     caption = (
         "Start-up: from a trial's hand-over to its worker to its first step, again after a resume. Data: waiting for "
         "batches. A part that is missing was not recorded, or took no time."
     )
-    return section(
-        "costs",
-        "What it cost",
-        f'<figure class="card">{figure}<figcaption>{escape(caption)}</figcaption></figure>',
-        paragraph(f"Time: {compute_sentence(compute)}. Shares: {shares(compute.costs)}."),
-        paragraph(f"Evaluation: {sampled(compute.num_sampled, compute.num_full)}. {_why_fewer(summary)}".rstrip()),
-        _by_trial(summary),
-    )
+    alt = f"Share of the time, all trials: {shares(summary.compute.costs)}."
+    return album.card("shares", wide, narrow, alt=alt, caption=caption)
 
 
 def _why_fewer(summary: Summary) -> str:
@@ -48,11 +64,9 @@ def _why_fewer(summary: Summary) -> str:
 
 
 def _by_trial(summary: Summary) -> str:
-    heads = ["trial", "time", *COLOURS, "samples"]
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    rows = "".join(_trial_row(summary, heads, trial) for trial in summary.in_order())
-    table = f'<table class="trials"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return f"<details><summary>Time and samples of each trial</summary>{table}</details>"
+    heads = ["trial", "time", *PARTS, "samples"]
+    rows = (_trial_row(summary, heads, trial) for trial in summary.in_order())
+    return folded("Time and samples of each trial", table_of(heads, rows))
 
 
 def _trial_row(summary: Summary, heads: list[str], trial: TrialSummary) -> str:

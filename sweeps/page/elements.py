@@ -1,4 +1,4 @@
-"""Small pieces of the page's HTML, and pictures as data URIs. Texts are escaped here; what is HTML already says so."""
+"""Small pieces of the page's HTML, and photographs as data URIs. Texts are escaped here; HTML is named so."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ def paragraph(text: str, css: str = "") -> str:
     return f'<p class="{css}">{escape(text)}</p>' if css else f"<p>{escape(text)}</p>"
 
 
+def folded(title: str, body: str) -> str:
+    """body: HTML."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
 def details(title: str, text: str) -> str:
     """A text of many lines, folded."""
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+    return folded(title, f"<pre>{escape(text)}</pre>")
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:
@@ -40,6 +45,13 @@ def row(heads: Sequence[str], cells: Iterable[str]) -> str:
     return f"<tr>{''.join(shown)}</tr>"
 
 
+def table_of(heads: Sequence[str], rows: Iterable[str]) -> str:
+    """A table that may be wider than a screen. rows: HTML."""
+    head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in heads)
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="trials">{body}</table></div>'
+
+
 def two_lines(first: str, second: str) -> str:
     return escape(first) + (f'<span class="small">{escape(second)}</span>' if second else "")
 
@@ -50,18 +62,8 @@ def one_value(first: str, second: str) -> str:
 
 
 def dot(role: str) -> str:
-    """The colour of a role (sweeps.page.figures.STYLES)."""
+    """The colour of a role (sweeps.page.roles.STYLES)."""
     return f'<i class="dot {role}"></i>'
-
-
-def svg_uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def picture(wide: str, narrow: str, alt: str) -> str:
-    """One figure in two shapes: on a phone a wide one would shrink until nobody can read it. Both are data URIs."""
-    source = f'<source media="(max-width: 640px)" srcset="{narrow}">'
-    return f'<picture>{source}<img src="{wide}" alt="{escape(alt)}"></picture>'
 
 
 def image_uri(path: Location, side_px: int) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sweeps.ledger import FINISHED
 from sweeps.page.axes import figure_style, finished_svg, new_figure
-from sweeps.page.figures import BASELINE, BEST, STYLES, short_name
+from sweeps.page.roles import BASELINE, BEST, STYLES, short_name
 from sweeps.summary import Summary
 
 
@@ -49,4 +49,4 @@ def confirmation_figure(summary: Summary, *, width_in: float) -> str | None:
         axes.set_ylabel("candidate")
         axes.set_xlabel(f"{summary.metric} against baseline, %")
         figure.legend(loc="outside upper left", ncols=2 if width_in > 6 else 1, frameon=False, fontsize=9.5)
-        return finished_svg(figure, axes, [])
+        return finished_svg(figure, {})

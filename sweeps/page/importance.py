@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from sweeps.importance import FEWEST, SHUFFLES, Importance, importance_of
 from sweeps.ledger import FINISHED, Ledger
-from sweeps.page.elements import paragraph, picture, svg_uri
+from sweeps.page.elements import paragraph
 from sweeps.page.figure_importance import importance_figure
+from sweeps.page.inline import Album
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.wording import count
@@ -16,7 +15,7 @@ WIDE_IN, NARROW_IN = 10.5, 4.6
 TITLE = "<h3>How much each setting matters</h3>"
 
 
-def importance_part(space: SearchSpace, paths: SweepPaths) -> str:
+def importance_part(space: SearchSpace, paths: SweepPaths, album: Album) -> str:
     """HTML; '' where only one setting is searched."""
     if len(space.dimensions) < 2:
         return ""
@@ -28,8 +27,8 @@ def importance_part(space: SearchSpace, paths: SweepPaths) -> str:
         return TITLE + paragraph(few, "small")
     wide, narrow = (importance_figure(importance, width_in=width) for width in (WIDE_IN, NARROW_IN))
     alt = "; ".join(f"{path} {100 * share:.0f} %" for path, share in importance.shares.items())
-    figure = picture(svg_uri(wide), svg_uri(narrow), f"Importance of settings: {alt}.")
-    return f'{TITLE}<figure class="card">{figure}<figcaption>{escape(_caption(importance))}</figcaption></figure>'
+    told = f"Importance of settings: {alt}."
+    return TITLE + album.card("importance", wide, narrow, alt=told, caption=_caption(importance))
 
 
 def _caption(importance: Importance) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from sweeps.config import to_plain
@@ -16,8 +17,8 @@ from sweeps.wording import count, either, reused
 
 
 def record_section(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> str:
-    """Settings, every start of the command, resolved configurations, and the search-space file."""
-    parts = [definitions(_settings(space, summary)), "<h3>Starts of the command</h3>"]
+    """How to repeat it, settings, every start of the command, resolved configurations, and the search-space file."""
+    parts = [*_again(starts), definitions(_settings(space, summary)), "<h3>Starts of the command</h3>"]
     parts += [definitions(_start(start)) for start in starts] or [paragraph("None is recorded.")]
     baseline = to_plain(space.baseline_config(space.first_seed))
     parts.append(details("The baseline's configuration", json.dumps(baseline, indent=2)))
@@ -26,7 +27,26 @@ def record_section(space: SearchSpace, paths: SweepPaths, summary: Summary, star
         config = to_plain(space.candidate_config(best.overrides))
         parts.append(details(f"The configuration of {best.name}, the best candidate", json.dumps(config, indent=2)))
     parts.append(_space_file(paths))
-    return section("provenance", "How it was made", *parts)
+    return section("provenance", "How it was made, and how to make it again", *parts)
+
+
+def _again(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    command, words = repeat(starts)
+    return [paragraph(words), f"<pre>{escape(command)}</pre>"] if command else []
+
+
+def repeat(starts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The command that made it, and what to know before giving it again; '' where none is recorded."""
+    last = next((start for start in reversed(starts) if start.get("command")), None)
+    if last is None:
+        return "", ""
+    commit = last.get("commit", "unknown")
+    checkout = "the same code (its commit is not known)" if commit == "unknown" else f"a checkout of commit {commit}"
+    changed = ", which had uncommitted changes," if last.get("dirty") else ""
+    return str(last["command"]), (
+        f"To make it again: this command, in {checkout}{changed} with the versions below. In the same results folder "
+        "it goes on with this sweep; in another it begins anew."
+    )
 
 
 def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:

@@ -1,83 +1,63 @@
-"""The page's samples: the baseline beside the best candidate, at the last step and through the run."""
+"""How each trial's samples emerge with the steps: what tells a broken metric from a broken model."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from html import escape
 
-from sweeps.locations import names_in
-from sweeps.page.elements import image_uri, paragraph, section
+from sweeps.page.elements import dot, folded, paragraph, section
+from sweeps.page.grids import Sheet, sheet_bytes, sheet_of
+from sweeps.page.roles import role
+from sweeps.page.winner import pair
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary
 
-MOST_STEPS = 6
-GRID_PX, STRIP_PX = 640, 288  # larger grids are scaled down to this side, which keeps the page small
+TITLE = "How the images emerge"
+MOST_LISTED = 40  # trials that are not folded once more
 
 
 def samples_section(space: SearchSpace, paths: SweepPaths, summary: Summary) -> str:
-    shown = [trial for trial in (_first_baseline(summary), _best_trial(summary)) if trial is not None]
-    found = {trial.name: _sample_steps(paths, trial) for trial in shown}
-    if not any(found.values()):
-        return section("samples", "Samples", paragraph("No samples yet."))
-    evaluation = space.baseline_config(space.first_seed).evaluation
+    first = pair(summary)
+    rest = [trial for trial in summary.in_order() if trial not in first]
+    config = space.baseline_config(space.first_seed)
+    most = sheet_bytes(max(len(summary.trials), summary.num_planned + summary.num_planned_seeds))
+    sheets = {trial.name: sheet_of(paths, trial, config.data.resolution, most) for trial in [*first, *rest]}
+    if not any(sheets.values()):
+        return section("samples", TITLE, paragraph("No samples yet."))
     note = (
-        f"Every grid has the same prompts (held-out captions) and the same noise (noise seed {evaluation.noise_seed})."
+        "Rows are steps, columns are prompts; prompts and noise are the same for all trials "
+        f"(held-out captions, noise seed {config.evaluation.noise_seed})."
     )
-    if summary.best is None:
-        note += " There is no finished candidate to show beside the baseline."
-    last = "".join(_grid(paths, trial, found[trial.name]) for trial in shown)
-    columns = _spread_over(sorted(set().union(*found.values())), MOST_STEPS)
-    heads = "".join(f'<th scope="col">step {step}</th>' for step in columns)
-    rows = "".join(_strip(paths, trial, columns) for trial in shown)
-    return section(
-        "samples",
-        "Samples",
-        paragraph(note),
-        f'<div class="panels">{last}</div>',
-        "<h3>Through the steps</h3>",
-        f'<div class="scroll card"><table class="strip"><tr><td></td>{heads}</tr>{rows}</table></div>',
-    )
+    shown = "".join(_open(trial, sheets[trial.name]) for trial in first)
+    kept = [_row(summary, trial, sheets[trial.name]) for trial in rest]
+    more = [folded(f"{len(kept) - MOST_LISTED} more trials", "".join(kept[MOST_LISTED:]))] if kept[MOST_LISTED:] else []
+    others = ["<h3>Every other trial</h3>", *kept[:MOST_LISTED], *more] if kept else []
+    return section("samples", TITLE, paragraph(note), f'<div class="pair">{shown}</div>', *others)
 
 
-def _first_baseline(summary: Summary) -> TrialSummary | None:
-    return min(summary.baselines, key=lambda trial: trial.seed, default=None)
+def _open(trial: TrialSummary, sheet: Sheet | None) -> str:
+    caption = f"<figcaption>{escape(f'{trial.name} ({trial.config})')}</figcaption>"
+    return f'<figure class="card">{picture_of(trial, sheet)}{caption}</figure>'
 
 
-def _best_trial(summary: Summary) -> TrialSummary | None:
-    return next((trial for trial in summary.trials if summary.best and trial.name == summary.best.trial), None)
+def _row(summary: Summary, trial: TrialSummary, sheet: Sheet | None) -> str:
+    """Folded: a browser decodes and draws none of it before it is opened."""
+    name = f"{dot(role(summary, trial))}{escape(trial.name)} <span>{escape(f'{trial.config}: {trial.outcome}')}</span>"
+    figure = f'<figure class="card">{picture_of(trial, sheet)}</figure>'
+    return f'<details class="named"><summary>{name}</summary>{figure}</details>'
 
 
-def _sample_steps(paths: SweepPaths, trial: TrialSummary) -> list[int]:
-    """Steps whose grid is there; the picture is written after the row, so that the last may be missing."""
-    known, there = {step for curve in trial.curves.values() for step in curve}, names_in(paths.samples_of(trial.name))
-    return [step for step in sorted(known) if paths.sample_grid(trial.name, step).name in there]
+def picture_of(trial: TrialSummary, sheet: Sheet | None) -> str:
+    if sheet is None:
+        return "<p>no samples</p>"
+    steps = "".join(f"<span>{step}</span>" for step in sheet.steps)
+    uri = "data:image/webp;base64," + base64.b64encode(sheet.content).decode()
+    alt = f"Samples of {trial.name} for {sheet.prompts} prompts at the steps {_listed(sheet.steps)}"
+    image = f'<img class="grid" loading="lazy" decoding="async" src="{uri}" alt="{escape(alt)}">'
+    return f'<div class="sheet"><div class="steps">{steps}</div>{image}</div>'
 
 
-def _spread_over(items: Sequence[int], most: int) -> list[int]:
-    """At most `most` items, the first and the last among them, evenly apart."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
-
-
-def _grid(paths: SweepPaths, trial: TrialSummary, found: Sequence[int]) -> str:
-    if not found:
-        return f'<figure class="card"><p>{escape(trial.name)}: no samples yet</p></figure>'
-    uri = image_uri(paths.sample_grid(trial.name, found[-1]), GRID_PX)
-    caption = f"{trial.name} ({trial.config}), step {found[-1]}"
-    image = (
-        f'<img class="grid" src="{uri}" alt="{escape(f"Sample grid of {caption}")}">'
-        if uri
-        else "<p>unreadable picture</p>"
-    )
-    return f'<figure class="card">{image}<figcaption>{escape(caption)}</figcaption></figure>'
-
-
-def _strip(paths: SweepPaths, trial: TrialSummary, columns: Sequence[int]) -> str:
-    cells = []
-    for step in columns:
-        uri = image_uri(paths.sample_grid(trial.name, step), STRIP_PX)
-        alt = escape(f"Samples of {trial.name} at step {step}")
-        cells.append(f'<td><img class="grid" src="{uri}" alt="{alt}"></td>' if uri else "<td>no sample</td>")
-    return f'<tr><th scope="row">{escape(trial.name)}</th>{"".join(cells)}</tr>'
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps))

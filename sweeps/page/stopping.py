@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from sweeps.page.elements import dot, one_value, paragraph, row, section, two_lines
-from sweeps.page.figures import role
+from sweeps.page.elements import dot, folded, one_value, paragraph, row, section, table_of, two_lines
+from sweeps.page.roles import role
 from sweeps.rule import Verdict
 from sweeps.stopping import audit_sentences, audited_end, forecast_in_words, stopped_sentence, verdict_in_words
 from sweeps.summary import Summary, TrialSummary
@@ -23,14 +23,9 @@ def stopping_section(summary: Summary) -> str:
     shown = [trial for trial in summary.ranked() if trial in summary.stopped or trial in summary.audited]
     parts = [paragraph(sentence) for sentence in [stopped_sentence(summary), *audit_sentences(summary)]]
     if shown:
-        parts.append(_table(STOPS, [_stop_row(summary, trial) for trial in shown]))
+        parts.append(table_of(STOPS, [_stop_row(summary, trial) for trial in shown]))
         parts.append(_verdicts(summary, shown))
     return section("stopping", "What stopping did", *parts)
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    return f'<table class="trials"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _stop_row(summary: Summary, trial: TrialSummary) -> str:
@@ -51,12 +46,12 @@ def _stop_row(summary: Summary, trial: TrialSummary) -> str:
 def _verdicts(summary: Summary, trials: Sequence[TrialSummary]) -> str:
     tables = [
         f"<h3>{escape(trial.name)}</h3>"
-        + _table(VERDICTS, [_verdict_row(trial, step, summary.metric) for step in sorted(trial.verdicts)])
+        + table_of(VERDICTS, [_verdict_row(trial, step, summary.metric) for step in sorted(trial.verdicts)])
         for trial in trials
         if trial.verdicts
     ]
     title = "Every verdict on these candidates, with the numbers it rests on"
-    return f"<details><summary>{title}</summary>{''.join(tables)}</details>" if tables else ""
+    return folded(title, "".join(tables)) if tables else ""
 
 
 def _verdict_row(trial: TrialSummary, step: int, metric: str) -> str:

@@ -1,8 +1,11 @@
-"""How the page looks, in light and in dark mode, on a screen and on a phone. Figures stand on white cards in both."""
+"""How the page looks: in light and in dark mode, on a screen, on a phone and on paper.
+
+Figures take their colours from the same names (sweeps.page.inline), and are light on paper.
+"""
 
 from __future__ import annotations
 
-from sweeps.page.figures import STYLES
+from sweeps.page.roles import STYLES
 
 # The browser itself then refuses to load anything from a network.
 SECURITY = (
@@ -10,14 +13,18 @@ SECURITY = (
     "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
 )
 
-_DOTS = "\n".join(f".dot.{role} {{ background: {style.colour}; }}" for role, style in STYLES.items())
+_LIGHT = """--page: #f6f7f9; --card: #ffffff; --text: #1b1f24; --faint: #58606b; --line: #d8dce2; --accent: #0072B2;
+  --ink: #1b1f24; --soft: #4a525c; --grid: #dddddd;"""
+_DARK = """--page: #14171b; --card: #1e2329; --text: #e6e9ed; --faint: #a2abb6; --line: #363d46; --accent: #56B4E9;
+  --ink: #e6e9ed; --soft: #a2abb6; --grid: #363d46;"""
+# A role has one colour everywhere. On dark cards two of them are too dark, and are the same hue, lighter.
+_ROLES = " ".join(f"--{role}: {style.colour};" for role, style in STYLES.items())
+_DOTS = "\n".join(f".dot.{role} {{ background: var(--{role}); }}" for role in STYLES)
 
 STYLE = f"""
-:root {{ color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --text: #1b1f24; --faint: #58606b;
-  --line: #d8dce2;
-  --accent: #0072B2; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --page: #14171b; --card: #1e2329; --text: #e6e9ed; --faint: #a2abb6; --line: #363d46; --accent: #56B4E9; }}
+:root {{ color-scheme: light dark; {_LIGHT} {_ROLES} }}
+@media screen and (prefers-color-scheme: dark) {{
+  :root {{ {_DARK} --baseline: #b4bac2; --finished: #3b98d8; }}
 }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--page); color: var(--text);
@@ -40,28 +47,40 @@ span.small {{ display: block; line-height: 1.35; }}
 .tiles dt {{ color: var(--faint); font-size: .875rem; }}
 .tiles dd {{ margin: 0; font-size: 1.35rem; font-weight: 600; line-height: 1.3; }}
 .tiles dd.small {{ font-size: .875rem; font-weight: 400; }}
-figure.card, .scroll.card {{ margin: 0; background: #ffffff; border: 1px solid var(--line); border-radius: 10px;
-  padding: 12px; }}
-.card, .card figcaption, .card th, .card td {{ color: #1b1f24; }}
-.card figcaption {{ color: #4a525c; margin-top: 8px; }}
-section > figure.card + figure.card {{ margin-top: 16px; }}
+figure.card {{ margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px; }}
+figcaption {{ margin-top: 8px; }}
+svg.figure {{ display: block; width: 100%; height: auto; fill: var(--ink); stroke-linejoin: round;
+  stroke-linecap: butt; }}
+.hint:hover {{ cursor: help; }}
+.narrow {{ display: none; }}
+section > figure.card + figure.card, figure.card + .scroll {{ margin-top: 16px; }}
 figure img {{ display: block; width: 100%; height: auto; }}
 img.grid {{ image-rendering: pixelated; }}
 .panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 16px; }}
+.pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 16px; align-items: start; }}
+.pair dl.record {{ margin-top: 12px; }}
 .scroll {{ overflow-x: auto; }}
-.strip th, .strip td {{ padding: 4px; text-align: left; font-size: .8125rem; vertical-align: top; border: 0; }}
-.strip img {{ display: block; width: 150px; height: auto; }}
+.named {{ position: relative; }}
+h3.named {{ padding-left: 20px; }}
+details.named summary span {{ color: var(--faint); font-size: .875rem; }}
+details.named {{ border-bottom: 1px solid var(--line); padding: 6px 0; margin: 0; }}
+details.named .dot {{ position: static; display: inline-block; margin: 0 8px 0 4px; }}
+details.named figure {{ max-width: 560px; margin: 8px 0; }}
+.sheet {{ display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 8px; }}
+.steps {{ display: flex; flex-direction: column; justify-content: space-around; text-align: right;
+  font-size: .75rem; color: var(--faint); font-variant-numeric: tabular-nums; }}
 table {{ border-collapse: collapse; }}
 table.trials {{ width: 100%; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   font-size: .9375rem; }}
-.trials th, .trials td {{ text-align: left; vertical-align: top; padding: 8px 10px;
+.trials th, .trials td {{ text-align: left; vertical-align: top; padding: 8px;
   border-bottom: 1px solid var(--line); }}
 .trials th {{ font-size: .8125rem; color: var(--faint); font-weight: 600; }}
 ul.small li {{ margin: 2px 0; }}
 .trials td {{ font-variant-numeric: tabular-nums; }}
-.trials td:first-child div {{ position: relative; padding-left: 20px; min-width: 150px; }}
-.trials .value {{ white-space: nowrap; }}
-.trials td:last-child {{ min-width: 180px; overflow-wrap: anywhere; }}
+.trials td:first-child div {{ position: relative; padding-left: 20px; min-width: 190px; }}
+.trials .value {{ display: block; white-space: nowrap; }}
+.trials .value .small {{ white-space: normal; min-width: 15ch; }}
+.trials td:last-child {{ min-width: 160px; overflow-wrap: anywhere; }}
 .trials tr:last-child td {{ border-bottom: 0; }}
 .dot {{ position: absolute; left: 0; top: .4em; width: 12px; height: 12px; border-radius: 50%;
   box-shadow: 0 0 0 1px var(--faint); }}
@@ -94,8 +113,22 @@ pre {{ overflow-x: auto; font-size: .8125rem; background: var(--card); border: 1
   .trials td:first-child span {{ font-weight: 400; }}
   .trials td:last-child {{ min-width: 0; }}
   .trials td.empty {{ display: none; }}
-  .strip img {{ width: 120px; }}
   dl.record {{ grid-template-columns: 1fr; gap: 0; }}
   .record dd {{ margin-bottom: 8px; }}
+}}
+@media (max-width: 640px) {{
+  .wide {{ display: none; }}
+  .narrow {{ display: block; }}
+  .pair {{ gap: 8px; }}
+  .pair figure.card {{ padding: 4px; }}
+  .pair .record dd {{ font-size: .8125rem; }}
+}}
+@media print {{
+  main {{ max-width: none; padding: 0; }}
+  section, figure, tr, .tiles div {{ break-inside: avoid; }}
+  section {{ break-inside: auto; }}
+  h2, h3 {{ break-after: avoid; }}
+  .scroll {{ overflow: visible; }}
+  pre {{ white-space: pre-wrap; }}
 }}
 """

@@ -175,7 +175,7 @@ class Lab:
         )
         return replace(row, **change)
 
-    def grids(self, name: str, side: int = 67, steps: tuple[int, ...] = STEPS) -> None:
+    def grids(self, name: str, side: int = 65, steps: tuple[int, ...] = STEPS) -> None:
         for step in steps:
             path = self.paths.sample_grid(name, step)
             pixels = np.random.default_rng(step).integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -198,7 +198,7 @@ def test_a_confirmed_winner_is_told_by_its_fresh_seeds(tmp_path: Path) -> None:
     page = lab.page()
     assert_whole_and_offline(page)
     assert "Does the winner hold on other seeds?" in page
-    assert len(figures_of(page)) == 2 + 2 + 2 + 1 + 3 + 2
+    assert len(figures_of(page)) == 2 + 2 + 2 + 1 + 2 + 2 + 2
     assert "confirmed (thin): seeds 1, 2" in page
 
 

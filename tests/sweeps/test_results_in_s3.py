@@ -111,7 +111,8 @@ def test_the_page_shows_samples_and_links_logs_beside_it(lab):
     lab.grids("baseline-seed0", steps=(40, 200))
     lab.trial("candidate-000", 1.0, until=80, outcome="failed", reason="diverged")
     page = lab.page()
-    assert page.count("data:image/png") == 3  # the last grid, and both in the strip
+    assert page.count("data:image/png") == 1  # the last grid
+    assert "for 4 prompts at the steps 40, 200" in page
     assert '<a href="logs/candidate-000.log">' in page
     assert f"{lab.paths.root}/logs/candidate-000.log" in page
     head = object_path.client().call_s3("head_object", Bucket=lab.paths.page.bucket, Key=lab.paths.page.key)

@@ -57,7 +57,7 @@ def test_who_wins_the_objective_and_clearly_loses_elsewhere_is_flagged_everywher
     assert flag in " ".join(printed(summary, width=200).split())
     page = lab.page()
     assert_whole_and_offline(page)
-    assert page.count("clearly loses in") == 3
+    assert page.count("clearly loses in") == 4, "in the answer, beside the baseline, in its row, and as a remark"
     assert "candidate-000 (dinov2s_saliency, depth 1/2, weight 0.5) wins mmd_opennsfw and clearly loses in" in page
 
 

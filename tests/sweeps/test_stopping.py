@@ -88,7 +88,9 @@ def test_how_many_audited_candidates_recovered_and_what_that_is_worth(lab: Lab) 
     assert text.count("36 s more spent") == 2
     assert summary.compute.num_stopped == 1
     page = lab.page()
-    assert page.count("audited: the rule would have stopped it at step 80") == 2
+    board = re.search(r'<section id="scoreboard">.*?</section>', page, re.DOTALL)
+    assert board is not None
+    assert board[0].count("audited: the rule would have stopped it at step 80") == 2
     assert_whole_and_offline(page)
     table = " ".join(printed(summary, width=160).split())
     assert table.count("finished, audited: the rule would have stopped it at step 80") == 2
