@@ -119,6 +119,7 @@ def _run(
         sweep,
     )
     from sweeps.confirmation import best_record
+    from sweeps.page import fresh
 
     started = sweep.Sweep(space=space, paths=paths, cache=options.cache.absolute())
     with locks.only_driver(paths, _halt_at_once_for) as warning:
@@ -146,7 +147,7 @@ def _run(
             shown = gauges.Gauges(space, paths.root.name, planned)
             watch = progress.Watch(console, space, paths, planned=planned, gauges=shown)
             try:
-                with raylet.watched_raylet(_halt_at_once), progress.watching(watch):
+                with raylet.watched_raylet(_halt_at_once), progress.watching(watch), fresh.kept_fresh(space, paths):
                     records = sweep.run(started, connection)
             finally:
                 # The page is made whatever happened: what is known so far is worth reading.

@@ -17,6 +17,7 @@ from sweeps.object_path import ObjectPath
 if TYPE_CHECKING:  # a trial's driver reads paths too, and is light: the space imports torch
     from sweeps.space import SearchSpace
 
+PICTURES = "pictures"
 HASTE_S = (0.5, 1.0, 2.0)  # between tries before anything has started: somebody is waiting for a word
 
 
@@ -98,6 +99,16 @@ class SweepPaths:
     @property
     def page(self) -> Location:
         return self.root / "index.html"
+
+    @property
+    def markdown(self) -> Location:
+        """The page's twin for a repository."""
+        return self.root / "page.md"
+
+    @property
+    def pictures(self) -> Location:
+        """What the twin shows."""
+        return self.root / PICTURES
 
     @property
     def best_model(self) -> Location:

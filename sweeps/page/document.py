@@ -17,6 +17,7 @@ from sweeps.page.costs import costs_section
 from sweeps.page.curves import curves_section
 from sweeps.page.failures import failures_section
 from sweeps.page.inline import Album
+from sweeps.page.markdown import write_markdown
 from sweeps.page.record import record_section
 from sweeps.page.samples import samples_section
 from sweeps.page.scores import scoreboard_section
@@ -32,7 +33,10 @@ from sweeps.summary import Summary
 def write_page(
     space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]
 ) -> Location:
-    """Write paths.page as a whole or not at all, and return it. `starts` is what sweeps.provenance has recorded."""
+    """Write paths.page as a whole or not at all, and return it; its Markdown twin before it.
+
+    starts: what sweeps.provenance has recorded.
+    """
     album = Album()
     sections = [
         answer_section(space, summary),
@@ -47,6 +51,7 @@ def write_page(
         record_section(space, paths, summary, starts),
     ]
     title = f"{space.name}: {space.question}" if space.question else space.name
+    write_markdown(space, paths, summary, starts, album)
     write_whole(paths.page, whole_page(title, sections).encode())
     return paths.page
 

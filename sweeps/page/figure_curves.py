@@ -183,7 +183,7 @@ def _draw_band(axes: Axes, points: Sequence[BaselinePoint], *, relative: bool) -
     factors = [100 / point.mean if relative else 1.0 for point in shared]
     shift = -100 if relative else 0
     means = [point.mean * factor + shift for point, factor in zip(shared, factors, strict=True)]
-    axes.plot(steps, means, color=colour, lw=2.2, label=MEAN_LABEL)
+    axes.plot(steps, means, color=colour, lw=2.2, label=MEAN_LABEL, zorder=3.5)
     bands = [band(point, factor, shift) for point, factor in zip(shared, factors, strict=True)]
     low, high = [ends[0] for ends in bands], [ends[1] for ends in bands]
     axes.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0, label=BAND_LABEL)

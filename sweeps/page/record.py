@@ -18,7 +18,7 @@ from sweeps.wording import count, either, reused
 
 def record_section(space: SearchSpace, paths: SweepPaths, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> str:
     """How to repeat it, settings, every start of the command, resolved configurations, and the search-space file."""
-    parts = [*_again(starts), definitions(_settings(space, summary)), "<h3>Starts of the command</h3>"]
+    parts = [*_again(starts), definitions(settings_of(space, summary)), "<h3>Starts of the command</h3>"]
     parts += [definitions(_start(start)) for start in starts] or [paragraph("None is recorded.")]
     baseline = to_plain(space.baseline_config(space.first_seed))
     parts.append(details("The baseline's configuration", json.dumps(baseline, indent=2)))
@@ -49,7 +49,7 @@ def repeat(starts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     )
 
 
-def _settings(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
+def settings_of(space: SearchSpace, summary: Summary) -> list[tuple[str, str]]:
     evaluation, stop = space.baseline_config(space.first_seed).evaluation, space.stop
     samples = f"n = {evaluation.num_samples} per evaluation, noise seed {evaluation.noise_seed}"
     if other := [n for n in summary.sample_counts if n != evaluation.num_samples]:

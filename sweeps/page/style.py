@@ -28,7 +28,7 @@ STYLE = f"""
 }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--page); color: var(--text);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
   -webkit-text-size-adjust: 100%; overflow-wrap: break-word; }}
 main {{ max-width: 1120px; margin: 0 auto; padding: 24px 20px 64px; }}
 h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0 0 16px; text-wrap: balance; }}
@@ -57,8 +57,10 @@ section > figure.card + figure.card, figure.card + .scroll {{ margin-top: 16px; 
 figure img {{ display: block; width: 100%; height: auto; }}
 img.grid {{ image-rendering: pixelated; }}
 .panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 16px; }}
-.pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 16px; align-items: start; }}
-.pair dl.record {{ margin-top: 12px; }}
+.pair {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px 16px; align-items: start; }}
+.pair > div {{ display: grid; grid-row: span 3; grid-template-rows: subgrid; align-items: start; }}
+.pair h3 {{ align-self: end; margin: 8px 0 0; }}
+.pair dl.record, .pair figure {{ margin: 0; }}
 .scroll {{ overflow-x: auto; }}
 .named {{ position: relative; }}
 h3.named {{ padding-left: 20px; }}
@@ -79,7 +81,7 @@ ul.small li {{ margin: 2px 0; }}
 .trials td {{ font-variant-numeric: tabular-nums; }}
 .trials td:first-child div {{ position: relative; padding-left: 20px; min-width: 190px; }}
 .trials .value {{ display: block; white-space: nowrap; }}
-.trials .value .small {{ white-space: normal; min-width: 15ch; }}
+.trials .value .small {{ white-space: normal; min-width: 12ch; }}
 .trials td:last-child {{ min-width: 160px; overflow-wrap: anywhere; }}
 .trials tr:last-child td {{ border-bottom: 0; }}
 .dot {{ position: absolute; left: 0; top: .4em; width: 12px; height: 12px; border-radius: 50%;
@@ -89,13 +91,13 @@ li {{ margin: 8px 0; overflow-wrap: anywhere; }}
 dl.record {{ display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 16px; font-size: .9375rem;
   margin: 12px 0;
   padding: 12px 14px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }}
-.record dt {{ color: var(--faint); }}
+.record dt {{ color: var(--faint); overflow-wrap: anywhere; }}
 .record dd {{ margin: 0; overflow-wrap: anywhere; }}
 details {{ margin: 10px 0; }}
 summary {{ cursor: pointer; }}
 pre {{ overflow-x: auto; font-size: .8125rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: 12px; }}
-@media (max-width: 900px) {{
+@media screen and (max-width: 900px) {{
   main {{ padding: 16px 12px 48px; }}
   h1 {{ font-size: 1.35rem; }}
   .answer {{ font-size: 1.0625rem; }}
@@ -116,19 +118,30 @@ pre {{ overflow-x: auto; font-size: .8125rem; background: var(--card); border: 1
   dl.record {{ grid-template-columns: 1fr; gap: 0; }}
   .record dd {{ margin-bottom: 8px; }}
 }}
-@media (max-width: 640px) {{
+@media screen and (max-width: 640px) {{
   .wide {{ display: none; }}
   .narrow {{ display: block; }}
-  .pair {{ gap: 8px; }}
+  .pair {{ column-gap: 8px; }}
   .pair figure.card {{ padding: 4px; }}
   .pair .record dd {{ font-size: .8125rem; }}
 }}
+@page {{ size: A4; margin: 12mm; }}
 @media print {{
+  :root {{ --page: #ffffff; }}
+  html {{ font-size: 11px; }}
   main {{ max-width: none; padding: 0; }}
-  section, figure, tr, .tiles div {{ break-inside: avoid; }}
-  section {{ break-inside: auto; }}
-  h2, h3 {{ break-after: avoid; }}
+  figure, tr, .tiles div {{ break-inside: avoid; }}
+  h2, h3, summary {{ break-after: avoid; }}
+  .pair > div {{ display: block; break-inside: avoid; }}
+  .pair h3 {{ margin: 8px 0; }}
+  .pair dl.record {{ margin-top: 8px; }}
   .scroll {{ overflow: visible; }}
+  table.trials, dl.record {{ font-size: .875rem; }}
+  .trials th, span.small {{ font-size: .9em; }}
+  .trials td:first-child div {{ min-width: 110px; }}
+  .trials td:last-child {{ min-width: 80px; }}
+  .trials .value .small {{ min-width: 0; }}
+  .trials th, .trials td {{ padding: 3px 5px; }}
   pre {{ white-space: pre-wrap; }}
 }}
 """
