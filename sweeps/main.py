@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sweeps import replay_command, report_command
+from sweeps import compare_command, replay_command, report_command
 from sweeps.encoding import command as encode_command
 
 EXIT_INTERRUPTED = 130
 COMMANDS = {
+    "compare": compare_command,
     "encode": encode_command,
     "replay": replay_command,
     "report": report_command,

@@ -126,15 +126,16 @@ def _differences(folder: SweepPaths, record: TrialRecord, made_with: Mapping[str
     starts = _starts_of(read_starts(folder.starts), record)
     if not starts:
         return ["it is not recorded what it was made with"]
-    here, differences = _decides(made_with), {}
+    here, differences = decides(made_with), {}
     for start in starts:
-        for name, value in _decides(start).items():
+        for name, value in decides(start).items():
             if value != here[name]:
                 differences[name] = f"{name} {value or 'not recorded'} there, {here[name] or 'not recorded'} here"
     return list(differences.values())
 
 
-def _decides(start: Mapping[str, Any]) -> dict[str, Any]:
+def decides(start: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a start of the command decides the numbers of its trials, beside their settings."""
     packages = start.get("packages") or {}
     return {
         "model code": start.get("model_code"),

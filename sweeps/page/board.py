@@ -100,9 +100,9 @@ def _run_row(summary: Summary, hours: Hours, trial: TrialSummary, name: str) -> 
     readings = [trial.readings.get(metric) for metric in summary.metrics]
     cells = [
         (name, trial.config),
-        _value(readings[0]),
-        _difference(readings[0]),
-        *(_with_percent(reading) for reading in readings[1:]),
+        value_cell(readings[0]),
+        difference_cell(readings[0]),
+        *(with_percent_cell(reading) for reading in readings[1:]),
         (str(trial.seed), ""),
         *_resources(summary, hours, [trial]),
         _outcome(summary, trial),
@@ -134,17 +134,17 @@ def _tested_row(summary: Summary, hours: Hours, trial: TrialSummary, name: str, 
     return BoardRow(role=role(summary, trial), cells=tuple(cells))
 
 
-def _value(reading: Reading | None) -> Cell:
+def value_cell(reading: Reading | None) -> Cell:
     return NOTHING if reading is None else (estimated(reading), "")
 
 
-def _difference(reading: Reading | None) -> Cell:
+def difference_cell(reading: Reading | None) -> Cell:
     if reading is None or reading.percent is None:
         return NOTHING if reading is None or reading.gap is None else (gap_in_words(reading.gap), "")
     return signed_percent(reading.percent), "" if reading.gap is None else gap_in_words(reading.gap)
 
 
-def _with_percent(reading: Reading | None) -> Cell:
+def with_percent_cell(reading: Reading | None) -> Cell:
     if reading is None:
         return NOTHING
     return estimated(reading), "" if reading.percent is None else signed_percent(reading.percent)

@@ -46,12 +46,12 @@ def difference_figure(summary: Summary, *, width_in: float, height_in: float) ->
     means = {point.step: point.mean for point in summary.baseline[summary.metric] if point.mean > 0}
     if not means:
         return None
-    curves = {trial.name: _in_percent(trial.curves.get(summary.metric, {}), means) for trial in summary.trials}
+    curves = {trial.name: in_percent(trial.curves.get(summary.metric, {}), means) for trial in summary.trials}
     label = f"{summary.metric}\nagainst baseline, %"
     return _Plot(summary, curves, relative=True).drawn(summary.metric, label, (width_in, height_in))
 
 
-def _in_percent(curve: Shown, means: Mapping[int, float]) -> Shown:
+def in_percent(curve: Shown, means: Mapping[int, float]) -> Shown:
     return {
         step: replace(point, value=100 * (point.value / means[step] - 1))
         for step, point in curve.items()
@@ -103,7 +103,7 @@ class _Plot:
         self._draw_crowd(axes, ranked[MOST_TOLD:])
         for trial in [*summary.baselines, *summary.confirmations]:
             self._draw_curve(axes, trial)
-        _draw_band(axes, summary.baseline[metric], relative=self.relative)
+        draw_band(axes, summary.baseline[metric], relative=self.relative)
         told = [(trial, self._draw_curve(axes, trial)) for trial in reversed(ranked[:MOST_TOLD])]
         return [mark for _, mark in reversed(told) if mark is not None]
 
@@ -160,21 +160,29 @@ class _Plot:
                 width, marker = (HOLLOW_PT, "o") if step < last else (size, style.marker or "o")
                 look = {"markersize": width, "marker": marker, "mfc": "white", "mec": style.colour, "mew": 1.2}
                 axes.plot([step], [point.value], ls="None", zorder=4.5, **look)
-        self._reach(axes, trial, steps, values)
+        ended_early = trial.outcome in (STOPPED, FAILED)
+        reach(axes, steps, values, hint(self.summary, trial), self.hints, ended_early=ended_early)
         return Mark(x=last, y=curve[last].value, text=short_name(trial), colour=style.colour)
 
-    def _reach(self, axes: Axes, trial: TrialSummary, steps: Sequence[float], values: Sequence[float]) -> None:
-        """A broad curve that nobody sees, and the mouse finds; a stop and a failure are found first."""
-        (line,) = axes.plot(
-            steps, values, lw=REACH_PT, alpha=0, marker="o", markevery=[len(steps) - 1], ms=2 * REACH_PT
-        )
-        line.set_zorder(7 if trial.outcome in (STOPPED, FAILED) else 6.5)
-        name = f"{HINT}{len(self.hints)}"
-        line.set_gid(name)
-        self.hints[name] = hint(self.summary, trial)
+
+def reach(
+    axes: Axes,
+    steps: Sequence[float],
+    values: Sequence[float],
+    told: str,
+    hints: dict[str, str],
+    *,
+    ended_early: bool,
+) -> None:
+    """A broad curve that nobody sees, and the mouse finds; one that was stopped or failed is found first."""
+    look = {"marker": "o", "markevery": [len(steps) - 1], "ms": 2 * REACH_PT}
+    (line,) = axes.plot(steps, values, lw=REACH_PT, alpha=0, zorder=7 if ended_early else 6.5, **look)
+    name = f"{HINT}{len(hints)}"
+    line.set_gid(name)
+    hints[name] = told
 
 
-def _draw_band(axes: Axes, points: Sequence[BaselinePoint], *, relative: bool) -> None:
+def draw_band(axes: Axes, points: Sequence[BaselinePoint], *, relative: bool) -> None:
     """The baseline's mean over at least two seeds, and its spread."""
     shared = [point for point in points if point.spread is not None]
     if not shared:

@@ -16,6 +16,8 @@ from sweeps.summary import UNFINISHED, Summary, TrialSummary
 from sweeps.wording import either
 
 BASELINE, BEST = "baseline", "best"
+# Where several sweeps stand on one page, a colour is a sweep's; the same colours, and line styles where those run out.
+SWEEPS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 SHARES = "#CC79A7"
 
 

@@ -5,7 +5,7 @@ Figures take their colours from the same names (sweeps.page.inline), and are lig
 
 from __future__ import annotations
 
-from sweeps.page.roles import STYLES
+from sweeps.page.roles import STYLES, SWEEPS
 
 # The browser itself then refuses to load anything from a network.
 SECURITY = (
@@ -20,6 +20,7 @@ _DARK = """--page: #14171b; --card: #1e2329; --text: #e6e9ed; --faint: #a2abb6; 
 # A role has one colour everywhere. On dark cards two of them are too dark, and are the same hue, lighter.
 _ROLES = " ".join(f"--{role}: {style.colour};" for role, style in STYLES.items())
 _DOTS = "\n".join(f".dot.{role} {{ background: var(--{role}); }}" for role in STYLES)
+_DOTS += "".join(f"\n.dot.sweep-{i} {{ background: {colour}; }}" for i, colour in enumerate(SWEEPS))
 
 STYLE = f"""
 :root {{ color-scheme: light dark; {_LIGHT} {_ROLES} }}
