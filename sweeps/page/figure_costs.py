@@ -48,7 +48,9 @@ def outcome_figure(summary: Summary, *, width_in: float) -> str | None:
         bars = axes.barh(range(len(groups)), spent, height=0.66, color=colours)
         if any(saved):
             look = {"facecolor": "white", "edgecolor": STYLES[STOPPED].colour, "hatch": "///", "height": 0.66}
-            axes.barh(range(len(groups)), saved, left=spent, label="saved by stopping (estimate)", **look)
+            there = [place for place, more in enumerate(saved) if more]
+            lefts, widths = [spent[place] for place in there], [saved[place] for place in there]
+            axes.barh(there, widths, left=lefts, label="saved by stopping (estimate)", **look)
             figure.legend(loc="outside upper left", frameon=False, fontsize=9.5)
         texts = [
             f"{one:.3g}" + (f", ≈ {more:.3g} saved" if more else "") for one, more in zip(spent, saved, strict=True)

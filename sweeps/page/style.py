@@ -80,10 +80,11 @@ table.trials {{ width: 100%; background: var(--card); border: 1px solid var(--li
 .trials th {{ font-size: .8125rem; color: var(--faint); font-weight: 600; }}
 ul.small li {{ margin: 2px 0; }}
 .trials td {{ font-variant-numeric: tabular-nums; }}
-.trials td:first-child div {{ position: relative; padding-left: 20px; min-width: 190px; }}
+.trials td:first-child div {{ position: relative; padding-left: 20px; min-width: 170px; }}
 .trials .value {{ display: block; white-space: nowrap; }}
-.trials .value .small {{ white-space: normal; min-width: 12ch; }}
-.trials td:last-child {{ min-width: 160px; overflow-wrap: anywhere; }}
+.trials .value .small {{ white-space: normal; }}
+.trials td[data-name="difference"] .small {{ min-width: 12ch; }}
+.trials td:last-child {{ min-width: 150px; overflow-wrap: anywhere; }}
 .trials tr:last-child td {{ border-bottom: 0; }}
 .dot {{ position: absolute; left: 0; top: .4em; width: 12px; height: 12px; border-radius: 50%;
   box-shadow: 0 0 0 1px var(--faint); }}
