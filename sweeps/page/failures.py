@@ -7,18 +7,21 @@ from html import escape
 from sweeps.page.elements import paragraph, section
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary
+from sweeps.wording import interruptions_sentence
 
 TITLE = "What failed and why"
 
 
 def failures_section(paths: SweepPaths, summary: Summary) -> str:
+    interrupted = interruptions_sentence(summary.interruptions)
+    told = paragraph(f"Interrupted: {interrupted}.") if interrupted else ""
     if not summary.failed:
-        return section("failures", TITLE, paragraph("Nothing has failed."))
+        return section("failures", TITLE, paragraph("Nothing has failed."), told)
     items = "".join(
         f'<li>{escape(failure(trial))}<span class="small">log: {_log_link(paths, trial.log)}</span></li>'
         for trial in summary.failed
     )
-    return section("failures", TITLE, f"<ul>{items}</ul>")
+    return section("failures", TITLE, f"<ul>{items}</ul>", told)
 
 
 def failure(trial: TrialSummary) -> str:

@@ -28,7 +28,7 @@ from sweeps.space import SearchSpace
 from sweeps.stopping import audit_sentences, stopped_sentence
 from sweeps.storage import PICTURES, SweepPaths
 from sweeps.summary import Summary
-from sweeps.wording import compute_sentence, sampled, shares
+from sweeps.wording import compute_sentence, interruptions_sentence, sampled, shares
 
 MOST_ROWS = 30  # of candidates in the table; the page has all of them
 
@@ -175,7 +175,9 @@ def _costs(summary: Summary, album: Album) -> list[str]:
 
 def _failures(summary: Summary) -> list[str]:
     told = [f"- {text(failure(trial))}; log: {text(trial.log)}" for trial in summary.failed]
-    return ["## What failed and why", *(told or ["Nothing has failed."])]
+    interrupted = interruptions_sentence(summary.interruptions)
+    more = [text(f"Interrupted: {interrupted}.")] if interrupted else []
+    return ["## What failed and why", *(told or ["Nothing has failed."]), *more]
 
 
 def _provenance(space: SearchSpace, summary: Summary, starts: Sequence[Mapping[str, Any]]) -> list[str]:

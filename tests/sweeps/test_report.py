@@ -223,6 +223,9 @@ def test_losses_and_notices_are_told_with_the_trials_that_they_met(lab: Lab) -> 
         lab.ledger.append(Interruption(trial=trial, cause=cause, step=40, reason="gone", time=float(number)))
     line = next(line for line in final_lines(lab.summary(), lab.paths) if line.startswith("interrupted"))
     assert line == ("interrupted: 2 losses of workers and 1 notice, in 2 trials, which went on from their checkpoints")
+    page = lab.page()
+    assert f"I{line[1:]}." in page
+    assert f"I{line[1:]}." in lab.paths.markdown.read_text()
 
 
 def test_costs_that_an_older_ledger_did_not_record_are_left_out(lab: Lab) -> None:
