@@ -16,31 +16,14 @@ from prx_model.text_to_image import TextToImage
 from prx_model.training.checkpoints import PREFIX
 from sweeps.config import listing
 from sweeps.ledger import Ledger, TrialRecord
-from sweeps.locations import Location, folders_in
+from sweeps.locations import folders_in
 from sweeps.object_path import ObjectPath
-from sweeps.recorded import RecordedError, sweep_of
+from sweeps.recorded import RecordedError
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.trial_folder import FETCHED, latest_checkpoint
 
 BEST = "best_model"
-
-
-def trial_at(place: Location, cache: Path) -> tuple[SweepPaths, str]:
-    """SWEEP/TRIAL, also SWEEP/trials/TRIAL, as the sweep and the trial's name; a sweep alone means its best model.
-
-    Raises RecordedError where no sweep lies there.
-    """
-    place = place.absolute()
-    if (place / "ledger").is_dir():
-        return SweepPaths(sweep_of(place).root, cache), BEST
-    sweep = place.parent.parent if place.parent.name == "trials" else place.parent
-    if not (sweep / "ledger").is_dir():
-        raise RecordedError(
-            f"{place}: no sweep's results there; allowed is SWEEP/TRIAL, as in "
-            "results/repa-laptop-0123456789ab/candidate-003, or the sweep's folder for its best model"
-        )
-    return SweepPaths(sweep_of(sweep).root, cache), place.name
 
 
 def kept(paths: SweepPaths) -> list[str]:

@@ -13,17 +13,17 @@ EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
 # Only the module of the command that is given is imported: some of them take seconds, for torch.
 COMMANDS = {
     "run": "sweeps.run",
-    "status": "sweeps.status_command",
-    "logs": "sweeps.logs_command",
-    "show": "sweeps.show_command",
-    "stop": "sweeps.stop_command",
-    "report": "sweeps.report_command",
-    "compare": "sweeps.compare_command",
-    "sample": "sweeps.sample_command",
-    "export": "sweeps.export_command",
-    "replay": "sweeps.replay_command",
+    "status": "sweeps.commands.status",
+    "logs": "sweeps.commands.logs",
+    "show": "sweeps.commands.show",
+    "stop": "sweeps.commands.stop",
+    "report": "sweeps.commands.report",
+    "compare": "sweeps.commands.compare",
+    "sample": "sweeps.commands.sample",
+    "export": "sweeps.commands.export",
+    "replay": "sweeps.commands.replay",
     "encode": "sweeps.encoding.command",
-    "completion": "sweeps.completion_command",
+    "completion": "sweeps.commands.completion",
 }
 EPILOG = """\
 examples:

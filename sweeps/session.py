@@ -31,7 +31,7 @@ from sweeps.confirmation import best_record
 from sweeps.events import SCHEMA
 from sweeps.ledger import FAILED, Ledger, TrialRecord
 from sweeps.locations import sent_at_the_end, write_whole
-from sweeps.onlookers import onlookers
+from sweeps.onlookers.around import onlookers
 from sweeps.output import EXIT_TRIAL_FAILED, Output
 from sweeps.page.fresh import kept_fresh
 from sweeps.space import SearchSpace

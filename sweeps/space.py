@@ -10,10 +10,10 @@ from prx_model.experiment import ExperimentConfig
 from prx_model.metrics.table import network_of
 from sweeps.config import deciding, fingerprint, listing, load_config, override, to_plain
 from sweeps.confirmation import Confirm
-from sweeps.notify import Notify
+from sweeps.onlookers.notify import Notify
+from sweeps.onlookers.trackers import Trackers
 from sweeps.rule import StopConfig
 from sweeps.study import Sampler
-from sweeps.trackers import Trackers
 
 FRACTION_OF = {"repa.depth": "model.depth"}  # what a fraction is a fraction of
 PACK, SPREAD, STRICT_PACK, STRICT_SPREAD = PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")

@@ -21,13 +21,13 @@ from sweeps.config import (
 )
 from sweeps.confirmation import Confirm
 from sweeps.locations import Location, location
-from sweeps.notify import notify_of
+from sweeps.onlookers.notify import notify_of
+from sweeps.onlookers.trackers import trackers_of
 from sweeps.rule import StopConfig
 from sweeps.space import FRACTION_OF, Budget, Objective, Resources, SearchSpace, SpaceError
 from sweeps.space_checks import check_points, check_trials
 from sweeps.space_dimensions import KINDS, SHARED, Searched, check_path
 from sweeps.study import Sampler
-from sweeps.trackers import trackers_of
 
 __all__ = [
     "FRACTION_OF",

@@ -32,11 +32,13 @@ def add_sweep_argument(parser: argparse.ArgumentParser, *, positional: bool) -> 
 
 
 def sweep_meant(text: str | None, *, sure: bool = False) -> SweepPaths:
-    """The sweep at this place, or of this name in the folder of results, or the only one at the place.
+    """The sweep at this place or whose ledger this is, or of this name in the folder of results, or the only one there.
 
     Without a place, the one in the folder of results that was started last; sure: only if it is the only one.
     """
     place = location(text if text is not None else RESULTS).absolute()
+    if place.name == "ledger" and _is_sweep(place.parent):
+        return SweepPaths(place.parent)
     named = location(RESULTS).absolute() / text if text is not None and "/" not in text else place
     for one in (place, named):
         if _is_sweep(one):

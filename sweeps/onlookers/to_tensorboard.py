@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.ledger import EvaluationRow, TrialRecord
 from sweeps.object_path import ObjectPath
-from sweeps.trackers import TensorBoard
-from sweeps.tracking import About, Known, values_of
+from sweeps.onlookers.trackers import TensorBoard
+from sweeps.onlookers.tracking import About, Known, values_of
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter

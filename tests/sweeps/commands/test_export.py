@@ -19,7 +19,7 @@ from sweeps.optuna_export import export_study
 from sweeps.provenance import append_start
 from tests.sweeps.lab import OBJECTIVE, OTHER, START, STEPS, Lab
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 from sweeps.ledger import FAILED, EvaluationRow, TrialRecord
 from sweeps.locations import write_whole
-from sweeps.trackers import Wandb
-from sweeps.tracking import About, Known, values_of
+from sweeps.onlookers.trackers import Wandb
+from sweeps.onlookers.tracking import About, Known, values_of
 
 STATE_FILE = "wandb.json"
 

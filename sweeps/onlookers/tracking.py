@@ -157,19 +157,19 @@ def trackings(space: SearchSpace, paths: SweepPaths, tell: Callable[[str], None]
     settings = space.trackers
 
     def tensorboard() -> Tracker:
-        from sweeps.track_tensorboard import TensorBoardRuns
+        from sweeps.onlookers.to_tensorboard import TensorBoardRuns
 
         assert settings.tensorboard is not None
         return TensorBoardRuns(about, settings.tensorboard)
 
     def mlflow() -> Tracker:
-        from sweeps.track_mlflow import MLflowRuns
+        from sweeps.onlookers.to_mlflow import MLflowRuns
 
         assert settings.mlflow is not None
         return MLflowRuns(about, settings.mlflow)
 
     def wandb() -> Tracker:
-        from sweeps.track_wandb import WandbRuns
+        from sweeps.onlookers.to_wandb import WandbRuns
 
         assert settings.wandb is not None
         return WandbRuns(about, settings.wandb)

@@ -14,10 +14,9 @@ from sweeps.main import main as prx_sweeps
 from sweeps.page.fresh import kept_fresh
 from sweeps.page.markdown import text
 from sweeps.provenance import append_start, recorded_rule
-from sweeps.report_command import EXIT_BAD_INPUT
 from tests.sweeps.lab import START, Lab
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -46,8 +45,8 @@ def test_the_page_of_a_folder_is_made_from_what_lies_in_it(lab: Lab, capsys: pyt
 
 
 def test_a_folder_without_a_ledger_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prx_sweeps(["report", str(tmp_path / "none")]) == EXIT_BAD_INPUT
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: no such folder; allowed is ")
+    assert prx_sweeps(["report", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: no sweep is there; allowed is ")
 
 
 def test_the_twin_has_the_same_numbers_and_its_pictures(lab: Lab) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from sweeps.confirmation import best_record, is_confirmed
 from sweeps.ledger import FAILED, Ledger, TrialRecord
 from sweeps.locations import write_whole
-from sweeps.notify import BEST, END, FAILURE, Notice, send
+from sweeps.onlookers.notify import BEST, END, FAILURE, Notice, send
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, summarise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from sweeps.chosen_sweep import add_sweep_argument, sweep_meant, trial_meant
+from sweeps.commands.chosen_sweep import add_sweep_argument, sweep_meant, trial_meant
 from sweeps.drivers import driver_of
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.stop_requests import ask_to_stop

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.compare_command import EXIT_BAD_INPUT, EXIT_NOT_COMPARABLE
+from sweeps.commands.compare import EXIT_NOT_COMPARABLE
 from sweeps.comparison import Comparison, read_sweeps
 from sweeps.ledger import STOPPED
 from sweeps.main import main as prx_sweeps
@@ -19,7 +19,7 @@ from sweeps.provenance import append_start
 from tests.sweeps.lab import OBJECTIVE, START, Lab
 from tests.sweeps.test_report import parsed
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def lab_in(folder: Path, **changes: Any) -> Lab:
@@ -99,7 +99,7 @@ def test_of_sweeps_that_do_not_compare_it_says_what_differs(
 
 def test_one_sweep_or_one_twice_is_none_to_compare(labs: list[Lab], capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(labs[0].paths.root)
-    assert prx_sweeps(["compare", folder]) == EXIT_BAD_INPUT
+    assert prx_sweeps(["compare", folder]) == 2
     assert "needed are two or more" in capsys.readouterr().err
-    assert prx_sweeps(["compare", folder, str(labs[0].paths.ledger)]) == EXIT_BAD_INPUT
+    assert prx_sweeps(["compare", folder, str(labs[0].paths.ledger)]) == 2
     assert "twice" in capsys.readouterr().err

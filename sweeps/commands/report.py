@@ -1,19 +1,18 @@
 """Make the logbook page of a sweep anew, from its ledger: of one that runs, was cut off, or has ended.
 
-RESULTS is the folder of a sweep's results, on a disk or in S3, or the folder 'ledger' in it. Written there are
-index.html, its Markdown twin page.md and the twin's pictures. Nothing else is changed, and nothing is trained.
+Written into the sweep's folder are index.html, its Markdown twin page.md and the twin's pictures. Nothing else is
+changed, and nothing is trained.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 
+from sweeps.commands.chosen_sweep import add_sweep_argument, sweep_meant
 from sweeps.ledger import Ledger
-from sweeps.locations import location
 from sweeps.page import write_page
 from sweeps.provenance import read_starts
-from sweeps.recorded import space_of, sweep_of
+from sweeps.recorded import space_of
 from sweeps.summary import summarise
 
 SUMMARY = "make the page of a sweep anew, from its ledger"
@@ -24,25 +23,18 @@ examples:
 
 exit codes: 0 done; 2 bad input.
 """
-EXIT_BAD_INPUT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "results", metavar="RESULTS", type=location, help="folder or s3:// address of a sweep's results"
-    )
+    add_sweep_argument(parser, positional=True)
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the page, and print the answer and where it lies; the exit code."""
-    try:
-        paths = sweep_of(options.results)
-        space = space_of(paths)
-        summary = summarise(space, Ledger(paths))
-        page = write_page(space, paths, summary, read_starts(paths.starts))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    paths = sweep_meant(options.sweep)
+    space = space_of(paths)
+    summary = summarise(space, Ledger(paths))
+    page = write_page(space, paths, summary, read_starts(paths.starts))
     print(summary.answer)
     print(f"page: {page}\nmarkdown: {paths.markdown}")
     return 0

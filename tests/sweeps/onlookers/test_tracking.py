@@ -11,10 +11,10 @@ import pytest
 
 from sweeps.config import ConfigError
 from sweeps.ledger import FAILED, STOPPED, EvaluationRow, TrialRecord
+from sweeps.onlookers.trackers import MLflow, TensorBoard, Trackers, Wandb, check_installed, trackers_of
+from sweeps.onlookers.tracking import FIRST_PAUSE_S, Known, Tracking, trackings
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.trackers import MLflow, TensorBoard, Trackers, Wandb, check_installed, trackers_of
-from sweeps.tracking import FIRST_PAUSE_S, Known, Tracking, trackings
 from tests.sweeps.lab import OBJECTIVE, OTHER, STEPS, Lab
 from tests.sweeps.space_files import message_of, put, space_of
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_is_one_line(value, told):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr("sweeps.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("sweeps.onlookers.trackers.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^trackers: mlflow needs `pip install mlflow`"):
         check_installed(Trackers(mlflow=MLflow()))
     check_installed(Trackers())
@@ -133,7 +133,7 @@ def test_everything_is_told_once_over_all_starts(lab):
 
 def test_one_that_is_out_of_reach_is_told_of_once_and_brought_up_to_date(lab, monkeypatch):
     kept, said, clock = Kept(), [], [100.0]
-    monkeypatch.setattr("sweeps.tracking.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("sweeps.onlookers.tracking.time.monotonic", lambda: clock[0])
     kept.broken_after = 3
     tracking = Tracking(name="kept", open=lambda: kept, tell=said.append)
     for _ in range(3):

@@ -1,17 +1,18 @@
 """Write a sweep in the forms of others, from its ledger, whether it has ended or not.
 
-SWEEP is the folder or s3:// address of a sweep's results. Tables are `trials`, `evaluations` and `looks`, a file each;
+Tables are `trials`, `evaluations` and `looks`, a file each;
 docs/export.md tells their columns. What an earlier export has written is written anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweeps.commands.chosen_sweep import add_sweep_argument, sweep_meant
 from sweeps.locations import Location, location, write_whole
 
 if TYPE_CHECKING:
@@ -28,12 +29,11 @@ examples:
 
 exit codes: 0 done; 2 bad input.
 """
-EXIT_BAD_INPUT = 2
 FORMS = ("optuna", "csv", "parquet", "diffusers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", type=location, help="folder or s3:// address of a sweep's results")
+    add_sweep_argument(parser, positional=True)
     parser.add_argument(
         "--optuna", metavar="STORAGE", help="file (SQLite; .log: a journal) or URL, such as sqlite:///study.db"
     )
@@ -51,19 +51,15 @@ def run(options: argparse.Namespace) -> int:
     try:
         for line in _run(options):
             print(line, flush=True)
-    except (ValueError, OSError, RuntimeError, OptunaError, SQLAlchemyError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    except (RuntimeError, OptunaError, SQLAlchemyError, ImportError) as error:
+        raise ValueError(str(error)) from error
     return 0
 
 
 def _run(options: argparse.Namespace) -> Iterator[str]:
-    from sweeps.recorded import sweep_of
-    from sweeps.storage import SweepPaths
-
     if not any(getattr(options, form) for form in FORMS):
         raise ValueError(f"nothing to write: give at least one of {', '.join(f'--{form}' for form in FORMS)}")
-    paths = SweepPaths(sweep_of(options.sweep).root, options.cache.absolute())
+    paths = replace(sweep_meant(options.sweep), cache=options.cache.absolute())
     if options.csv or options.parquet:
         yield from _write_tables(options, paths)
     if options.optuna:

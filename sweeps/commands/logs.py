@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from sweeps.chosen_sweep import add_sweep_argument, sweep_meant, trial_meant
+from sweeps.commands.chosen_sweep import add_sweep_argument, sweep_meant, trial_meant
 from sweeps.drivers import driver_of
 from sweeps.ledger import Ledger
 from sweeps.locations import Location

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.chosen_sweep import add_sweep_argument, sweep_meant, trial_meant
+from sweeps.commands.chosen_sweep import add_sweep_argument, sweep_meant, trial_meant
 
 if TYPE_CHECKING:
     from sweeps.ledger import EvaluationRow, TrialRecord

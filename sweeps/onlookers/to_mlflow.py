@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from sweeps.ledger import FAILED, FINISHED, STOPPED, EvaluationRow, TrialRecord
-from sweeps.trackers import MLflow
-from sweeps.tracking import About, Known, values_of
+from sweeps.onlookers.trackers import MLflow
+from sweeps.onlookers.tracking import About, Known, values_of
 
 STATUS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 # A server that does not answer is waited for so long; mlflow's own patience is minutes.

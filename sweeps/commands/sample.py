@@ -1,18 +1,17 @@
 """Make images of texts with a trial's model, as its evaluations make them, and write them as PNG.
 
-TRIAL is the folder or s3:// address of a sweep's results and the name of a trial in it; the folder alone stands for the
-sweep's best model. An ended sweep keeps the checkpoints of its best candidates; one that runs has those of all trials.
+Without TRIAL it is the sweep's best model. An ended sweep keeps the checkpoints of its best candidates; one that runs
+has those of all trials.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.locations import location
+from sweeps.commands.chosen_sweep import add_sweep_argument, sweep_meant, trial_meant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,19 +21,20 @@ if TYPE_CHECKING:
 SUMMARY = "make images of texts with a trial's model"
 EPILOG = """\
 examples:
-  prx-sweeps sample results/repa-laptop-0123456789ab --prompt "red apple"                          # the best model
-  prx-sweeps sample results/repa-laptop-0123456789ab/candidate-003 --prompt cat --prompt dog --number 4 --to pictures
-  prx-sweeps sample s3://bucket/results/repa-cluster-0123456789ab --prompt "a red fox" --steps 28 --guidance 5
+  prx-sweeps sample --prompt "red apple"                        # the best model of the last sweep in results/
+  prx-sweeps sample 3 --prompt cat --prompt dog --number 4 --to pictures               # candidate-003 of it
+  prx-sweeps sample --sweep s3://bucket/results/repa-cluster-0123456789ab --prompt "a red fox" --steps 28 --guidance 5
 
 exit codes: 0 done; 2 bad input, or a checkpoint that is not there any more.
 """
-EXIT_BAD_INPUT = 2
 BATCH = 16
 LONGEST_NAME = 60  # characters of a prompt in a file's name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("trial", metavar="TRIAL", type=location, help="SWEEP/TRIAL, or SWEEP for its best model")
+    told = "its name, the beginning of it, or a candidate's number (best_model)"
+    parser.add_argument("trial", metavar="TRIAL", nargs="?", default="best_model", help=told)
+    add_sweep_argument(parser, positional=False)
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
     parser.add_argument("--number", type=int, default=1, metavar="N", help="images of each prompt (1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise they start from (0)")
@@ -49,22 +49,22 @@ def run(options: argparse.Namespace) -> int:
     try:
         for file in _run(options):
             print(file)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    except RuntimeError as error:  # torch's: no such device, or no room on it
+        raise ValueError(str(error)) from error
     return 0
 
 
 def _run(options: argparse.Namespace) -> list[Path]:
     import torch
 
-    from sweeps.kept_models import model_of, trial_at
+    from sweeps.kept_models import BEST, model_of
     from sweeps.recorded import space_of
 
     if options.number < 1 or options.seed < 0:
         name, least = ("number", 1) if options.number < 1 else ("seed", 0)
         raise ValueError(f"--{name}: got {getattr(options, name)}, allowed is an integer of at least {least}")
-    paths, trial = trial_at(options.trial, options.cache.absolute())
+    paths = replace(sweep_meant(options.sweep), cache=options.cache.absolute())
+    trial = BEST if options.trial == BEST else trial_meant(paths, options.trial)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     files = []
     with model_of(paths, space_of(paths), trial, device) as model:

@@ -9,13 +9,13 @@ from typing import TypeVar
 from prx_model.data.patience import StorageError
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.meanwhile import meanwhile
-from sweeps.notices import Notices
-from sweeps.notify import check_notify
 from sweeps.obstacles import obstacle
+from sweeps.onlookers.notices import Notices
+from sweeps.onlookers.notify import check_notify
+from sweeps.onlookers.trackers import check_installed
+from sweeps.onlookers.tracking import trackings
 from sweeps.space import SearchSpace, SpaceError
 from sweeps.storage import SweepPaths
-from sweeps.trackers import check_installed
-from sweeps.tracking import trackings
 
 POLL_S = 5.0
 

@@ -7,7 +7,6 @@ differ, or a sweep has not measured the first one's objective, it says in what. 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from sweeps.comparison import Comparison, read_sweeps
@@ -22,7 +21,7 @@ examples:
 
 exit codes: 0 they compare; 1 they do not, and why is told; 2 bad input.
 """
-EXIT_NOT_COMPARABLE, EXIT_BAD_INPUT = 1, 2
+EXIT_NOT_COMPARABLE = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +36,10 @@ def run(options: argparse.Namespace) -> int:
     """Write the page, and print the best of all, or what differs; the exit code."""
     from sweeps.page.sweeps_page import comparison_page, headline
 
-    try:
-        if len(options.ledgers) < 2:
-            raise RecordedError(f"got one sweep, {options.ledgers[0]}; needed are two or more to compare")
-        comparison = Comparison(read_sweeps(options.ledgers))
-        write_whole(options.to, comparison_page(comparison).encode())
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    if len(options.ledgers) < 2:
+        raise RecordedError(f"got one sweep, {options.ledgers[0]}; needed are two or more to compare")
+    comparison = Comparison(read_sweeps(options.ledgers))
+    write_whole(options.to, comparison_page(comparison).encode())
     print(headline(comparison))
     for line in comparison.obstacles or comparison.differences:
         print(f"  {line}")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import notify, onlookers
 from sweeps.ledger import FAILED, End
-from sweeps.notices import MOST_FAILURES, TOLD_FILE, Notices
-from sweeps.notify import Notice, Notify, check_notify, send
 from sweeps.obstacles import HaltedError
+from sweeps.onlookers import around, notify
+from sweeps.onlookers.notices import MOST_FAILURES, TOLD_FILE, Notices
+from sweeps.onlookers.notify import Notice, Notify, check_notify, send
 from sweeps.space import SearchSpace, SpaceError
 from tests.sweeps.lab import OBJECTIVE, STEPS, Lab
 from tests.sweeps.space_files import message_of, put, space_of
@@ -136,7 +136,7 @@ def test_an_address_that_is_missing_is_told_before_anything_starts(lab, monkeypa
     assert SECRET not in str(caught.value)
     with (
         pytest.raises(SpaceError),
-        onlookers.onlookers(with_notify(lab, Notify(webhook_env=ENV)), lab.paths, print),
+        around.onlookers(with_notify(lab, Notify(webhook_env=ENV)), lab.paths, print),
     ):
         pytest.fail("the body must not run")
 
@@ -285,10 +285,10 @@ def test_a_confirmed_winner_is_told_with_its_interval(tmp_path, hook):
 
 
 def test_a_sweep_is_followed_to_its_end(lab, hook, monkeypatch, capsys):
-    monkeypatch.setattr(onlookers, "POLL_S", 0.02)
+    monkeypatch.setattr(around, "POLL_S", 0.02)
     space = with_notify(lab, Notify(webhook_env=ENV))
     for _ in range(2):  # the same command again tells nothing twice
-        with onlookers.onlookers(space, lab.paths, print):
+        with around.onlookers(space, lab.paths, print):
             if lab.ledger.record("candidate-000") is None:
                 lab.trial("candidate-000", 0.9)
                 lab.trial("candidate-001", 1.0, outcome=FAILED, until=40, reason="no")
@@ -304,18 +304,18 @@ def test_a_sweep_is_followed_to_its_end(lab, hook, monkeypatch, capsys):
 
 def test_a_halt_is_told_and_an_interruption_is_not(lab, hook):
     space = with_notify(lab, Notify(webhook_env=ENV))
-    with pytest.raises(HaltedError), onlookers.onlookers(space, lab.paths, print):
+    with pytest.raises(HaltedError), around.onlookers(space, lab.paths, print):
         raise HaltedError("the disk is full; free some; the same command goes on")
     assert hook.texts == [f"{lab.paths.root.name}: halted: the disk is full; free some; the same command goes on"]
-    with pytest.raises(KeyboardInterrupt), onlookers.onlookers(space, lab.paths, print):
+    with pytest.raises(KeyboardInterrupt), around.onlookers(space, lab.paths, print):
         raise KeyboardInterrupt
     assert len(hook.texts) == 1
 
 
 def test_a_ledger_that_cannot_be_read_harms_nothing(lab, hook, monkeypatch, capsys):
-    monkeypatch.setattr(onlookers, "POLL_S", 0.02)
+    monkeypatch.setattr(around, "POLL_S", 0.02)
     lab.trial("candidate-000", 0.9)
-    with onlookers.onlookers(with_notify(lab, Notify(webhook_env=ENV)), lab.paths, print):
+    with around.onlookers(with_notify(lab, Notify(webhook_env=ENV)), lab.paths, print):
         (lab.paths.ledger / "candidate-001.jsonl").write_text('{"kind": "end", "foreign": 1}\n')
         lab.ledger.append(End(trial="candidate-002", outcome=FAILED, step=STEPS[0], reason="", log=""))
     assert "not a row of this version's ledger" in capsys.readouterr().out
@@ -333,7 +333,7 @@ def test_the_command_says_what_is_missing_before_anything_starts(tmp_path, monke
     from tests.sweeps.trials import SMOKE
 
     monkeypatch.delenv(ENV, raising=False)
-    monkeypatch.setattr("sweeps.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("sweeps.onlookers.trackers.find_spec", lambda name: None)
     file = tmp_path / "space.yaml"
     file.write_text(f"{SMOKE.read_text()}\n{line}\n")
     folders = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]

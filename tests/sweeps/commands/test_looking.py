@@ -23,7 +23,7 @@ from sweeps.space_file import load_space, with_budget
 from sweeps.storage import SweepPaths
 from tools.commands import PAGE, page
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SMOKE = ROOT / "tests" / "spaces" / "smoke.yaml"
 METRIC = "mmd_lite0"
 
@@ -132,8 +132,8 @@ def test_show_tells_settings_curve_and_verdicts(paths, capsys) -> None:
 
 
 def test_logs_are_printed_from_where_one_wants_and_followed_to_the_end(paths, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("sweeps.logs_command.LOOK_S", 0.05)
-    monkeypatch.setattr("sweeps.logs_command.QUIET_LOOK_S", 0.05)
+    monkeypatch.setattr("sweeps.commands.logs.LOOK_S", 0.05)
+    monkeypatch.setattr("sweeps.commands.logs.QUIET_LOOK_S", 0.05)
     assert _ends_with(capsys, 0, "logs", "1") == "one\ntwo\nthree\n"
     assert _ends_with(capsys, 0, "logs", "1", "--tail", "2") == "two\nthree\n"
     assert "no log yet; --follow waits for it" in _ends_with(capsys, 2, "logs", "0")
@@ -157,7 +157,7 @@ def test_following_ends_where_nobody_runs_the_sweep(paths, capsys) -> None:
 
 
 def test_stop_leaves_a_request_and_waits_for_the_end_if_told_to(paths, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("sweeps.stop_command.LOOK_S", 0.05)
+    monkeypatch.setattr("sweeps.commands.stop.LOOK_S", 0.05)
     text = _ends_with(capsys, 1, "stop", "1", "--why", "enough", "--wait", "0.1")
     assert "candidate-001 of " in text
     assert "nobody runs the sweep now: it ends when the sweep goes on and its turn comes" in text

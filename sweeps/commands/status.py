@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from sweeps.chosen_sweep import add_sweep_argument, sweep_meant
+from sweeps.commands.chosen_sweep import add_sweep_argument, sweep_meant
 from sweeps.drivers import Driver, driver_of
 from sweeps.storage import SweepPaths
 

@@ -57,12 +57,12 @@ def _tiles(grid: Path, side: int = 32) -> list[np.ndarray]:
     return [pixels[r * (side + 1) : r * (side + 1) + side, c * (side + 1) : c * (side + 1) + side] for r, c in places]
 
 
-@pytest.mark.parametrize("which", [TRIAL, f"trials/{TRIAL}", "best_model", "."])
+@pytest.mark.parametrize("which", [[TRIAL], ["0"], ["best_model"], []])
 def test_the_evaluations_prompts_and_noise_give_the_evaluations_images(paths, cache, tmp_path, capsys, which):
     asked = [argument for prompt in _prompts(cache) for argument in ("--prompt", prompt)]
     noise_seed = smoke_space().baseline_config(0).evaluation.noise_seed
-    command = ["sample", str(paths.root / which), "--seed", str(noise_seed), "--to", str(tmp_path), "--device", "cpu"]
-    assert main([*command, *asked, "--cache", str(cache)]) == 0
+    command = ["sample", *which, "--sweep", str(paths.root), "--seed", str(noise_seed), "--to", str(tmp_path)]
+    assert main([*command, "--device", "cpu", *asked, "--cache", str(cache)]) == 0
     made, seen = _images(tmp_path), _tiles(paths.sample_grid(TRIAL, 3))
     assert len(made) == len(seen) == 16
     # Data sets hold text as float16.
@@ -73,7 +73,7 @@ def test_the_evaluations_prompts_and_noise_give_the_evaluations_images(paths, ca
 
 
 def test_settings_of_the_sampler_and_how_many(paths, cache, tmp_path):
-    command = ["sample", str(paths.root), "--prompt", "Red  apple!", "--cache", str(cache)]
+    command = ["sample", "--sweep", str(paths.root), "--prompt", "Red  apple!", "--cache", str(cache)]
     more = {
         "as it is": [],
         "again": [],
@@ -98,23 +98,22 @@ def test_settings_of_the_sampler_and_how_many(paths, cache, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("where", "options", "told"),
+    ("trial", "options", "told"),
     [
         (
             "candidate-001",
             [],
             "candidate-001: no checkpoint of it (it has none yet); there are candidate-000, best_model",
         ),
-        ("candidate-9", [], "it has no trial 'candidate-9'; of models there are candidate-000, best_model"),
-        ("../nowhere/candidate-000", [], "no sweep's results there; allowed is SWEEP/TRIAL"),
+        ("candidate-9", [], "trial: got 'candidate-9', which is no trial; "),
         (TRIAL, ["--steps", "0"], "--steps: got 0, allowed is an integer of at least 1"),
         (TRIAL, ["--guidance", "0.5"], "--guidance: got 0.5, allowed is a number of at least 1"),
         (TRIAL, ["--number", "0"], "--number: got 0, allowed is an integer of at least 1"),
     ],
 )
-def test_what_cannot_be_is_one_line(paths, cache, tmp_path, capsys, where, options, told):
-    command = ["sample", str(paths.root / where), "--prompt", "x", "--to", str(tmp_path / "to"), "--cache", str(cache)]
-    assert main([*command, *options]) == 2
+def test_what_cannot_be_is_one_line(paths, cache, tmp_path, capsys, trial, options, told):
+    command = ["sample", trial, "--sweep", str(paths.root), "--prompt", "x", "--to", str(tmp_path / "to")]
+    assert main([*command, "--cache", str(cache), *options]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
@@ -130,7 +129,7 @@ def test_without_a_checkpoint_it_says_what_there_is(paths, cache, tmp_path, caps
         (TRIAL, "an ended sweep keeps those of its best candidates); there is none of any trial"),
         ("best_model", "it has no best model yet; of models none"),
     ):
-        assert main(["sample", str(again.root / which), "--prompt", "x", "--cache", str(cache)]) == 2
+        assert main(["sample", which, "--sweep", str(again.root), "--prompt", "x", "--cache", str(cache)]) == 2
         assert told in capsys.readouterr().err
 
 
