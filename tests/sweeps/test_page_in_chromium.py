@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sweeps.ledger import FAILED, STOPPED
-from tests.sweeps.browser import Tab, chromium, opened
+from tests.browser import Tab, chromium, opened
 from tests.sweeps.lab import Lab
 from tests.sweeps.test_report import SECTIONS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import shutil
 import subprocess
@@ -45,6 +46,17 @@ class Tab:
         told = await self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in told["result"], told["result"]["exceptionDetails"]
         return told["result"]["result"].get("value")
+
+    async def until(self, expression: str) -> None:
+        """Wait for JavaScript to be true: what a page draws comes after its load."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self.value(expression):
+                await asyncio.sleep(0.2)
+
+    async def picture(self) -> bytes:
+        """The whole page as PNG."""
+        told = await self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        return base64.b64decode(told["result"]["data"])
 
     async def _heard(self, wanted: Any) -> dict[str, Any]:
         while True:
