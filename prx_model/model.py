@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_prx import PRXBlock, PRXTransformer2DModel
 
 
+MOST_BLOCKS = 10_000  # a typing error is told as one, before a model of that size is tried
+
+
 @dataclass(frozen=True, kw_only=True)
 class PRXConfig:
     """The architecture, in the names of diffusers' own. The defaults are PRX-1.2B (1,170,691,648 parameters).
@@ -47,6 +50,8 @@ class PRXConfig:
         for name in ("in_channels", "patch_size", "context_in_dim", "hidden_size", "num_heads", "depth", "theta"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, allowed is an integer of at least 1")
+        if self.depth > MOST_BLOCKS:
+            raise ValueError(f"depth: got more than {MOST_BLOCKS}, allowed is at most that many blocks")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio: got {self.mlp_ratio}, allowed is a number above 0")
         if self.hidden_size % (4 * self.num_heads):

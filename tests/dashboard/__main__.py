@@ -45,6 +45,11 @@ LIMIT_S = 420.0
 SCRAPED_LATE_S = 45.0  # Ray reports every 10 s and forgets after 20; Prometheus looks every 10
 # The innermost element with this text and no other.
 CLICK = "[...document.querySelectorAll('*')].filter(it => it.textContent.trim() === '{text}').at(-1).click()"
+# The filter by which only trials are left, in Ray's table of tasks.
+FIELD = (
+    "document.getElementById([...document.querySelectorAll('label')]"
+    ".find(it => it.textContent.startsWith('Function or'))?.htmlFor)"
+)
 PAGES = {"trials": "#/jobs/{job}", "actors": "#/actors", "jobs": "#/jobs"}
 
 
@@ -187,13 +192,18 @@ def _screenshot(setting: Setting, name: str, page: str) -> None:
 
 
 async def _looked_at(url: str, profile: Path) -> bytes:
-    """The page as a person sees it who opens its Task Table, where it has one: trials stand there by name."""
+    """The page; its Task Table, if any, opened and filtered as docs/dashboard.md says: trials stand there by name."""
     async with opened(url, profile) as tab:
         await tab.ask("Emulation.setDeviceMetricsOverride", width=1600, height=1900, deviceScaleFactor=1, mobile=False)
         await tab.until("document.body.innerText.length > 400")
         if "/jobs/" in url:
             await tab.until("document.body.innerText.includes('Task Table')")
             await tab.value(CLICK.format(text="Task Table"))
+            await tab.until(f"Boolean({FIELD})")
+            await tab.value(f"{FIELD}.focus()")
+            await tab.ask("Input.insertText", text="Desk.until_end")
+            for key, code in (("ArrowDown", 40), ("Enter", 13)):
+                await tab.ask("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code)
             await tab.until("document.body.innerText.includes('smoke candidate')")
             await tab.value("window.scrollTo(0, document.body.scrollHeight)")
         return await tab.picture()

@@ -105,6 +105,7 @@ def test_every_named_model_can_be_built(name):
     ("change", "message"),
     [
         ({"depth": 0}, "depth: got 0"),
+        ({"depth": 10**400}, "depth: got more than 10000"),
         ({"hidden_size": 100, "num_heads": 3}, "multiple of 12"),
         ({"mlp_ratio": 0}, "mlp_ratio: got 0"),
     ],
