@@ -108,8 +108,8 @@ def _is_sampled_from(paths: SweepPaths, cache: Path, trial: str) -> None:
     paths.space.write_bytes(SMOKE.read_bytes())
     to = cache / "sampled"
     for which in (trial, "best_model"):
-        command = ["sample", f"{paths.root}/{which}", "--prompt", "red apple", "--to", str(to), "--cache", str(cache)]
-        assert main(command) == 0
+        command = ["sample", which, "--sweep", str(paths.root), "--prompt", "red apple", "--to", str(to)]
+        assert main([*command, "--cache", str(cache)]) == 0
     first, second = (Image.open(file).tobytes() for file in sorted(to.iterdir()))
     assert first == second
     shutil.rmtree(to)
