@@ -31,7 +31,7 @@ from sweeps.ledger import (
 from sweeps.readings import baseline_points
 from sweeps.space import SearchSpace
 from sweeps.titles import short_config
-from sweeps.trial_summary import saved_s
+from sweeps.trial_summary import saved_by_stopping
 from sweeps.usage import HOUR_S, usage_of
 
 RUNNING = "running"
@@ -161,9 +161,9 @@ def _hours(records: Sequence[TrialRecord]) -> Iterator[Sample]:
     yield "sweep_gpu_hours", {}, usage.gpu_s / HOUR_S
     yield "sweep_cpu_hours", {}, usage.cpu_s / HOUR_S
     yield "sweep_cost_dollars", {}, usage.usd
-    saved = [(seconds, record.evaluations[-1]) for record in records if (seconds := saved_s(record))]
-    yield "sweep_saved_gpu_hours", {}, sum(seconds * (row.gpus or 0.0) for seconds, row in saved) / HOUR_S
-    yield "sweep_saved_cpu_hours", {}, sum(seconds * (row.cpus or 0.0) for seconds, row in saved) / HOUR_S
+    saved = saved_by_stopping(records)
+    yield "sweep_saved_gpu_hours", {}, saved.gpu_s / HOUR_S
+    yield "sweep_saved_cpu_hours", {}, saved.cpu_s / HOUR_S
 
 
 def decision(verdict: Mapping[str, Any]) -> str:

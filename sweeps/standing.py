@@ -20,8 +20,8 @@ from sweeps.readings import BaselinePoint, Reading, baseline_points, estimates, 
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.titles import bare_config, short_config
-from sweeps.trial_summary import OUTCOMES, saved_s
-from sweeps.usage import HOUR_S, Usage, usage_of, used_up
+from sweeps.trial_summary import OUTCOMES, saved_by_stopping
+from sweeps.usage import Usage, usage_of, used_up
 
 LONGEST_WORD = 7  # of a setting's value, where there is little room
 LEAST_DONE = 0.2  # trials' worth of work, from which on a pace is worth telling
@@ -227,14 +227,3 @@ def trial_left_s(record: TrialRecord, step: int) -> float | None:
     if record.end is not None or not record.evaluations:
         return None
     return working_s(record.evaluations) / record.last_step * (record.start.num_steps - step)
-
-
-def saved_by_stopping(records: Sequence[TrialRecord]) -> Usage:
-    """What stopped trials would have used to their ends, at what each held; an estimate."""
-    total = Usage()
-    for record in records:
-        seconds = saved_s(record)
-        if seconds and (row := record.evaluations[-1]).cpus is not None:
-            usd = (row.usd_per_hour or 0.0) * seconds / HOUR_S
-            total += Usage(cpu_s=row.cpus * seconds, gpu_s=(row.gpus or 0.0) * seconds, usd=usd)
-    return total

@@ -26,7 +26,7 @@ from sweeps.readings import Estimate, Reading, estimates, reading
 from sweeps.rule import Verdict
 from sweeps.space import SearchSpace
 from sweeps.titles import short_config
-from sweeps.usage import Usage
+from sweeps.usage import HOUR_S, Usage
 
 UNFINISHED = "unfinished"
 OUTCOMES = (FINISHED, UNFINISHED, STOPPED, FAILED)
@@ -110,7 +110,7 @@ def summarise_trial(
         name=record.trial,
         role=start.role,
         seed=start.seed,
-        config=_config(start, depth),
+        config=config_in_words(start, depth),
         overrides=dict(start.overrides),
         step=step,
         num_steps=start.num_steps,
@@ -149,7 +149,19 @@ def saved_s(record: TrialRecord) -> float:
     return working_s(once) / record.last_step * (record.start.num_steps - record.last_step)
 
 
-def _config(start: Start, depth: int) -> str:
+def saved_by_stopping(records: Sequence[TrialRecord]) -> Usage:
+    """What stopped trials would have used to their ends, at what each held; an estimate."""
+    total = Usage()
+    for record in records:
+        seconds = saved_s(record)
+        if seconds and (row := record.evaluations[-1]).cpus is not None:
+            usd = (row.usd_per_hour or 0.0) * seconds / HOUR_S
+            total += Usage(cpu_s=row.cpus * seconds, gpu_s=(row.gpus or 0.0) * seconds, usd=usd)
+    return total
+
+
+def config_in_words(start: Start, depth: int) -> str:
+    """A trial's settings in short: 'baseline, seed 0', 'dinov2s_saliency, depth 3/6, weight 0.42, seed 1'."""
     if start.role == BASELINE:
         return f"baseline, seed {start.seed}"
     seed = f", seed {start.seed}" if start.confirms else ""

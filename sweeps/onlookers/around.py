@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from prx_model.data.patience import StorageError
+from sweeps.following import Following
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.meanwhile import meanwhile
 from sweeps.obstacles import obstacle
@@ -76,10 +77,14 @@ def _last_notices(
 def _at(
     look: Callable[[Sequence[TrialRecord]], None], paths: SweepPaths, tell: Callable[[str], None]
 ) -> Callable[[], None]:
-    def follow() -> None:
-        _quietly(lambda: look(Ledger(paths).records()), tell)
+    """One look after another, each with its own view of the ledger, of which it reads only what is new."""
+    following = Following(paths)
 
-    return follow
+    def follow() -> None:
+        following.look()
+        look(following.records)
+
+    return lambda: _quietly(follow, tell)
 
 
 def _quietly(do: Callable[[], Result], tell: Callable[[str], None]) -> Result | None:

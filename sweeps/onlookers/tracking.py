@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sweeps.ledger import LARGEST_GAP, EvaluationRow, TrialRecord
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.titles import short_config
+from sweeps.trial_summary import config_in_words
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0  # before a tracker that has failed is tried again
 LONGEST_PROBLEM = 200  # characters
@@ -66,10 +66,7 @@ class About:
         return {**told, **({"confirms": start.confirms} if start.confirms else {}), **searched}
 
     def title(self, record: TrialRecord) -> str:
-        if record.is_baseline:
-            return f"baseline, seed {record.start.seed}"
-        seed = f", seed {record.start.seed}" if record.start.confirms else ""
-        return f"{short_config(record.start.overrides, self.depth)}{seed}"
+        return config_in_words(record.start, self.depth)
 
     def metric(self) -> str:
         return self.space.objective.metric

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from prx_model.data.patience import StorageError
+from sweeps.following import Following
 from sweeps.ledger import Ledger, TrialRecord
 from sweeps.meanwhile import meanwhile
 from sweeps.page.document import write_page
@@ -25,6 +26,7 @@ class _Page:
     space: SearchSpace
     paths: SweepPaths
     due: float
+    following: Following
     known: tuple[int, int] = (0, 0)
 
     def look(self) -> None:
@@ -32,7 +34,8 @@ class _Page:
         if time.monotonic() < self.due:
             return
         with suppress(OSError, StorageError):  # whoever writes the ledger tells of it
-            known = _size(Ledger(self.paths).records())
+            self.following.look()
+            known = _size(self.following.records)
             if known == self.known:
                 return
             began = time.monotonic()
@@ -42,7 +45,7 @@ class _Page:
             self.due = time.monotonic() + max(EVERY_S, took / MOST_SHARE)
 
 
-def _size(records: list[TrialRecord]) -> tuple[int, int]:
+def _size(records: Sequence[TrialRecord]) -> tuple[int, int]:
     """Evaluations and ends."""
     return sum(len(record.evaluations) for record in records), sum(record.end is not None for record in records)
 
@@ -50,6 +53,6 @@ def _size(records: list[TrialRecord]) -> tuple[int, int]:
 @contextmanager
 def kept_fresh(space: SearchSpace, paths: SweepPaths, *, first_s: float = EVERY_S) -> Iterator[None]:
     """Make the page again and again while the body runs. first_s: until it is made for the first time."""
-    page = _Page(space, paths, due=time.monotonic() + first_s)
+    page = _Page(space, paths, due=time.monotonic() + first_s, following=Following(paths))
     with meanwhile(min(POLL_S, first_s), page.look):
         yield
