@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MOST_SKEW_S = 60.0  # between the clocks of two nodes; S3 refuses requests that are 15 minutes off
 NODE_WAIT_S = 1800.0  # for a machine to be found, to boot and to install
+LOSS_NOTICED_S = 60.0  # until Ray counts a node as lost that answers no more
+ASKED_AGAIN = 5  # times, of other nodes, where the one asked is lost
 SHARED = "results must lie where every node can write: a folder that all share, or s3://bucket/prefix"
 
 
@@ -147,31 +149,54 @@ def judged(answer: Answer | str, paths: SweepPaths, word: str, begun: float, end
 
 
 def _answers(question: Question, nodes: Sequence[str], wanted: Resources) -> list[Answer | str]:
+    """Of these nodes; of the first that can take a worker where there are none, or none is left: nodes are lost while
+    they are asked, and one that is cut off counts as alive until Ray misses it.
+    """
     import ray
-    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask = ray.remote(max_retries=1)(answer_of_this_node)
-    if nodes:
-        on = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-        calls: list[Any] = [ask.options(num_cpus=0, scheduling_strategy=one).remote(question) for one in on]
-    else:
-        gpus = min(wanted.gpus_per_worker, 1.0)
-        calls = [ask.options(num_cpus=wanted.cpus_per_worker, num_gpus=gpus).remote(question)]
-    done, late = ray.wait(calls, num_returns=len(calls), timeout=NODE_WAIT_S)
-    answers: list[Answer | str] = []
-    for call in done:
-        try:
-            answers.append(ray.get(call))
-        except RayError as error:
-            answers.append(f"a node could not be asked: {_one_line(error)}; is this project installed on every node?")
-    for call in late:
+    ask = ray.remote(answer_of_this_node)
+    on = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    calls = [ask.options(num_cpus=0, max_retries=1, scheduling_strategy=one).remote(question) for one in on]
+    if calls:
+        ray.wait(calls, num_returns=len(calls), timeout=NODE_WAIT_S)
+    found = [_answer(call, node) for call, node in zip(calls, nodes, strict=True)]
+    answers = [answer for answer in found if answer is not None]
+    if answers:
+        return answers
+    gpus = min(wanted.gpus_per_worker, 1.0)
+    anywhere = ask.options(num_cpus=wanted.cpus_per_worker, num_gpus=gpus, max_retries=ASKED_AGAIN)
+    answer = _answer(anywhere.remote(question), None, NODE_WAIT_S)
+    return [] if answer is None else [answer]
+
+
+def _answer(call: Any, node: str | None, wait_s: float = 0.0) -> Answer | str | None:
+    """What has come, or why nothing has, in one line. None of a node that is gone: it is in no trial's way."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+    try:
+        return ray.get(call, timeout=wait_s)
+    except GetTimeoutError:
         ray.cancel(call, force=True)
         wait = f"{NODE_WAIT_S / 60:.0f} minutes"
-        answers.append(
-            f"no answer from a node that can take a trial's worker in {wait}; `ray status` says what is awaited"
-        )
-    return answers
+        return f"no answer from a node that can take a trial's worker in {wait}; `ray status` says what is awaited"
+    except RayError as error:
+        if node is not None and not isinstance(error, RayTaskError) and _is_gone(node):
+            return None
+        return f"a node could not be asked: {_one_line(error)}; is this project installed on every node?"
+
+
+def _is_gone(node: str) -> bool:
+    """Whether Ray counts the node as lost, now or soon."""
+    import ray
+
+    until = time.monotonic() + LOSS_NOTICED_S
+    while any(one["NodeID"] == node and one["Alive"] for one in ray.nodes()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(1.0)
+    return True
 
 
 def answer_of_this_node(question: Question) -> Answer:

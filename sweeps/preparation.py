@@ -46,8 +46,11 @@ def prepare_on_a_node(sweep: Sweep, resources: Resources, progress: Progress) ->
     """The same, on a node that has what a trial's worker takes. The cache is a folder that all nodes share."""
     import ray
     from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    relay: Any = ray.remote(num_cpus=0)(_Relay).remote()
+    # Beside the driver: the relay is no reason to fail where a node is lost.
+    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    relay: Any = ray.remote(num_cpus=0, scheduling_strategy=beside)(_Relay).remote()
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=2)(_on_node)
     configs = [to_plain(config) for config in distinct_setups(sweep.space)]
     pending = [task.remote(configs, str(sweep.cache), relay)]

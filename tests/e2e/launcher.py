@@ -79,6 +79,11 @@ class Begun:
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def last_words(self) -> str:
+        """The end of what the command on the other side has printed, without what the launcher says around it."""
+        said, ssh, after = self.printed().rpartition("Shared connection to ")
+        return (said if ssh else after)[-3000:]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
@@ -154,7 +159,7 @@ class Launcher:
                 code = None
         if code != 0:
             ended = f"did not end within {limit_s:.0f} s" if code is None else f"ended with {code}"
-            raise RuntimeError(f"ray {command} {ended}:\n{begun.printed()[-3000:]}")
+            raise RuntimeError(f"ray {command} {ended}:\n{begun.last_words()}")
         return begun.printed()
 
     @contextmanager

@@ -79,7 +79,7 @@ class WatchedSweep:
             if holds():
                 return True
             code = begun.process.poll()
-            assert code is None, f"the sweep has ended with {code}:\n{begun.printed()[-3000:]}"
+            assert code is None, f"the sweep has ended with {code}:\n{begun.last_words()}"
             return False
 
         wait_for(what, look, limit_s, every_s=1.0)
@@ -94,8 +94,8 @@ class WatchedSweep:
         try:
             wait_for("the end of the sweep", is_over, limit_s, every_s=1.0)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; it has printed\n{begun.printed()[-3000:]}") from error
-        assert begun.process.returncode == 0, f"ended with {begun.process.returncode}:\n{begun.printed()[-4000:]}"
+            raise TimeoutError(f"{error}; it has printed\n{begun.last_words()}") from error
+        assert begun.process.returncode == 0, f"ended with {begun.process.returncode}:\n{begun.last_words()}"
 
 
 def busy_hosts(cloud: Cloud) -> list[str]:

@@ -365,7 +365,12 @@ def test_the_preflight_asks_nobody_on_one_machine_and_a_worker_elsewhere(address
     # As if this node were another one: a real worker answers.
     here = ray.get_runtime_context().get_node_id()
     assert cluster_preflight.problems_of(space, paths, [here]) == []
+    # A node that is lost while it is asked is in nobody's way; where none is left, one that can take a worker is asked.
+    lost_node = "0" * len(here)
+    assert cluster_preflight.problems_of(space, paths, [here, lost_node]) == []
+    assert cluster_preflight.problems_of(space, paths, [lost_node]) == []
     assert not [path for path in paths.root.iterdir() if path.name.startswith(".seen")]
     lost = replace(space, base={**space.base, "data": {**space.base["data"], "source": "store", "path": "/nothing"}})
-    (line,) = cluster_preflight.problems_of(lost, paths, [here])
-    assert "data set /nothing: " in line
+    for nodes in ([here], [lost_node]):
+        (line,) = cluster_preflight.problems_of(lost, paths, nodes)
+        assert "data set /nothing: " in line
