@@ -50,7 +50,7 @@ def prepare_on_a_node(sweep: Sweep, resources: Resources, progress: Progress) ->
 
     # Beside the driver: the relay is no reason to fail where a node is lost.
     beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    relay: Any = ray.remote(num_cpus=0, scheduling_strategy=beside)(_Relay).remote()
+    relay: Any = ray.remote(_Relay).options(num_cpus=0, scheduling_strategy=beside).remote()
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=2)(_on_node)
     configs = [to_plain(config) for config in distinct_setups(sweep.space)]
     pending = [task.remote(configs, str(sweep.cache), relay)]
