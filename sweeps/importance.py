@@ -20,6 +20,8 @@ from sweeps.ledger import FINISHED, TrialRecord
 from sweeps.study import distributions
 
 if TYPE_CHECKING:
+    from optuna.study import Study
+
     from sweeps.space import SearchSpace
 
 FEWEST = 5  # finished candidates; below, the best of them are one or two
@@ -55,9 +57,10 @@ def importance_of(space: SearchSpace, records: Sequence[TrialRecord]) -> Importa
     values += [max(values) + 1] * len(stopped)
     settings = [dict(record.start.overrides) for record in [*finished, *stopped]]
     share = min(MOST_TOP, max(TOP, BEST / len(values)), len(finished) / len(values))
-    found = _importances(space, settings, values, share)
+    study = _study(space, settings, values)
+    found = _importances(study, values, share)
     rng, total = np.random.default_rng(0), sum(found.values())
-    shuffled = [_importances(space, settings, list(rng.permutation(values)), share) for _ in range(SHUFFLES)]
+    shuffled = [_importances(study, list(rng.permutation(values)), share) for _ in range(SHUFFLES)]
     return Importance(
         shares={path: value / total if total else 0.0 for path, value in found.items()},
         by_chance={path: sum(one[path] >= value for one in shuffled) for path, value in found.items()},
@@ -67,10 +70,8 @@ def importance_of(space: SearchSpace, records: Sequence[TrialRecord]) -> Importa
     )
 
 
-def _importances(
-    space: SearchSpace, settings: Sequence[Mapping[str, object]], values: Sequence[float], share: float
-) -> dict[str, float]:
-    """Path -> importance, the largest first. Smaller values are better."""
+def _study(space: SearchSpace, settings: Sequence[Mapping[str, object]], values: Sequence[float]) -> Study:
+    """Trials by their number. Optuna copies each as it is added, which is what takes long of a thousand."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -80,7 +81,18 @@ def _importances(
         optuna.trial.create_trial(value=float(value), params=dict(params), distributions=ranges)
         for params, value in zip(settings, values, strict=True)
     )
+    return study
+
+
+def _importances(study: Study, values: Sequence[float], share: float) -> dict[str, float]:
+    """Path -> importance for these values of the study's trials, the largest first. Smaller values are better."""
+    import optuna
+
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False))
+        warnings.filterwarnings("ignore", message=".*`target`.*")  # that smaller is taken for better, which it is
+        told = optuna.importance.get_param_importances(
+            study, evaluator=evaluator, target=lambda trial: float(values[trial.number]), normalize=False
+        )
+    return dict(told)

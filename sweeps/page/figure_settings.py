@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeps.page.axes import Mark, figure_style, finished_svg, new_figures, set_setting_scale
 from sweeps.page.figure_curves import MOST_NUMBERED, band, hint
-from sweeps.page.inline import HINT, with_hints
+from sweeps.page.inline import HINT, with_point_hints
 from sweeps.page.roles import BASELINE, BEST, STYLES, Style, role, short_name
 from sweeps.readings import Reading
 from sweeps.space import Dimension
@@ -24,7 +25,10 @@ CROWD = 150  # candidates; above, their noise bars would cover them
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """One candidate: percent of the baseline's mean at its own last step, and how far chance alone moves it."""
+    """One candidate: percent of the baseline's mean at its own last step, and how far chance alone moves it.
+
+    told: under the mouse.
+    """
 
     trial: TrialSummary
     style: Style
@@ -32,6 +36,7 @@ class _Point:
     low: float
     high: float
     full: bool
+    told: str
 
 
 def settings_figure(summary: Summary, dimensions: Sequence[Dimension], *, width_in: float, columns: int) -> str | None:
@@ -39,13 +44,14 @@ def settings_figure(summary: Summary, dimensions: Sequence[Dimension], *, width_
     points = _points(summary)
     if not points or not dimensions:
         return None
-    rows, hints = -(-len(dimensions) // columns), {}
+    rows = -(-len(dimensions) // columns)
+    hints: dict[str, list[str]] = {}
     with figure_style():
         figure, panels = new_figures(width_in, PANEL_IN * rows, rows, min(columns, len(dimensions)))
         marks = {}
         for place, (axes, dimension) in enumerate(zip(panels, dimensions, strict=False)):
             _draw_baseline(axes, summary)
-            marks[axes] = [mark for point in points if (mark := _draw(axes, summary, dimension, point, hints))]
+            marks[axes] = _draw(axes, dimension, points, hints)
             set_setting_scale(axes, dimension, width_in / columns)
             if place % columns == 0:
                 axes.set_ylabel(f"{summary.metric}\nagainst baseline, %")
@@ -54,7 +60,7 @@ def settings_figure(summary: Summary, dimensions: Sequence[Dimension], *, width_
             axes.set_visible(False)
         many = len(points) > MOST_NUMBERED
         numbers = {axes: [m for m in of if not many or m.colour == STYLES[BEST].colour] for axes, of in marks.items()}
-        return with_hints(finished_svg(figure, numbers), hints)
+        return with_point_hints(finished_svg(figure, numbers), hints)
 
 
 def _points(summary: Summary) -> list[_Point]:
@@ -71,6 +77,7 @@ def _points(summary: Summary) -> list[_Point]:
                     low=low,
                     high=high,
                     full=reading.estimate.full,
+                    told=hint(summary, trial),
                 )
             )
     return found
@@ -92,16 +99,24 @@ def _draw_baseline(axes: Axes, summary: Summary) -> None:
         axes.axhspan(low, high, color=colour, alpha=0.18, lw=0)
 
 
-def _draw(axes: Axes, summary: Summary, dimension: Dimension, point: _Point, hints: dict[str, str]) -> Mark | None:
-    if dimension.path not in point.trial.overrides:
-        return None
-    value, style = point.trial.overrides[dimension.path], point.style
-    x = dimension.values.index(value) if dimension.kind == "choice" else value
-    name = f"{HINT}{len(hints)}"
-    size, face = 140 if style.marker == "*" else 50, style.colour if point.full else "white"
-    look = {"s": size, "marker": style.marker, "facecolors": face, "edgecolors": style.colour}
-    axes.scatter([x], [point.percent], **look, linewidths=0 if point.full else 1.3, zorder=3).set_gid(name)
-    if len(summary.candidates) <= CROWD:
-        axes.vlines([x], point.low, point.high, colors=style.colour, lw=1, alpha=0.6, zorder=2)
-    hints[name] = hint(summary, point.trial)
-    return Mark(x=x, y=point.percent, text=short_name(point.trial), colour=style.colour)
+def _draw(axes: Axes, dimension: Dimension, points: Sequence[_Point], hints: dict[str, list[str]]) -> list[Mark]:
+    """Every candidate in its place. What looks alike is drawn at once: one by one, a thousand would take minutes."""
+    marks, alike = [], defaultdict[tuple[Style, bool], list[tuple[_Point, Mark]]](list)
+    for point in points:
+        if dimension.path in point.trial.overrides:
+            value = point.trial.overrides[dimension.path]
+            x = dimension.values.index(value) if dimension.kind == "choice" else value
+            mark = Mark(x=x, y=point.percent, text=short_name(point.trial), colour=point.style.colour)
+            marks.append(mark)
+            alike[point.style, point.full].append((point, mark))
+    for (style, full), drawn in alike.items():
+        xs = [mark.x for _, mark in drawn]
+        size, face = 140 if style.marker == "*" else 50, style.colour if full else "white"
+        look = {"s": size, "marker": style.marker, "facecolors": face, "edgecolors": style.colour}
+        name = f"{HINT}{len(hints)}"
+        axes.scatter(xs, [mark.y for _, mark in drawn], **look, linewidths=0 if full else 1.3, zorder=3).set_gid(name)
+        hints[name] = [point.told for point, _ in drawn]
+        if len(points) <= CROWD:
+            lows, highs = [point.low for point, _ in drawn], [point.high for point, _ in drawn]
+            axes.vlines(xs, lows, highs, colors=style.colour, lw=1, alpha=0.6, zorder=2)
+    return marks

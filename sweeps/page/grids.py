@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class _Level:
     quality: int
 
 
-# A sheet is made at the first level at which it is small enough.
+# A sheet is made at the first level at which it is small enough; each is smaller than the one before.
 LEVELS = (
     _Level(steps=8, prompts=8, side=64, quality=80),
     _Level(steps=6, prompts=8, side=64, quality=70),
@@ -77,12 +78,9 @@ def _made(grids: tuple[Location, ...], steps: tuple[int, ...], resolution: int, 
     read = [(steps[i], of) for i, of in zip(shown, tiles, strict=True) if of]
     if not read:
         return None
-    for level in LEVELS:
-        rows = spread_over(read, level.steps)
-        sheet = _sheet([of[: level.prompts] for _, of in rows], min(level.side, rows[0][1][0].width), level.quality)
-        if len(sheet) <= most_bytes:
-            break
-    return Sheet(content=sheet, steps=tuple(step for step, _ in rows), prompts=min(level.prompts, len(rows[0][1])))
+    sheets = lru_cache(lambda level: _sheet(read, level))
+    first = bisect_left(LEVELS, True, key=lambda level: len(sheets(level).content) <= most_bytes)
+    return sheets(LEVELS[min(first, len(LEVELS) - 1)])
 
 
 def spread_over(items: Sequence[T], most: int) -> list[T]:
@@ -108,14 +106,17 @@ def _tiles(path: Location, resolution: int) -> list[Image]:
     return [grid.crop((left, top, left + resolution, top + resolution)) for left, top in corners[: LEVELS[0].prompts]]
 
 
-def _sheet(rows: Sequence[Sequence[Image]], side: int, quality: int) -> bytes:
+def _sheet(read: Sequence[tuple[int, list[Image]]], level: _Level) -> Sheet:
+    """read: steps and their samples."""
     from PIL import Image
 
-    whole = Image.new("RGB", (max(map(len, rows)) * (side + 1) - 1, len(rows) * (side + 1) - 1), "white")
-    for i, row in enumerate(rows):
-        for j, tile in enumerate(row):
+    rows = spread_over(read, level.steps)
+    prompts, side = min(level.prompts, len(rows[0][1])), min(level.side, rows[0][1][0].width)
+    whole = Image.new("RGB", (prompts * (side + 1) - 1, len(rows) * (side + 1) - 1), "white")
+    for i, (_, row) in enumerate(rows):
+        for j, tile in enumerate(row[:prompts]):
             small = tile if tile.size == (side, side) else tile.resize((side, side), Image.Resampling.LANCZOS)
             whole.paste(small, (j * (side + 1), i * (side + 1)))
     content = io.BytesIO()
-    whole.save(content, format="webp", quality=quality, method=2)
-    return content.getvalue()
+    whole.save(content, format="webp", quality=level.quality, method=2)
+    return Sheet(content=content.getvalue(), steps=tuple(step for step, _ in rows), prompts=prompts)

@@ -76,8 +76,26 @@ def inline(svg: str, prefix: str, alt: str) -> str:
 def with_hints(svg: str, hints: dict[str, str]) -> str:
     """SVG with a text for each group of these ids, that shows where the mouse rests on it."""
     for name, text in hints.items():
-        told = escape(text).replace("\n", "&#10;")
         mark = f'<g id="{name}">'
         assert mark in svg, name
-        svg = svg.replace(mark, f"{mark}<title>{told}</title>", 1)
+        svg = svg.replace(mark, f"{mark}<title>{_in_title(text)}</title>", 1)
     return svg
+
+
+def with_point_hints(svg: str, hints: dict[str, list[str]]) -> str:
+    """SVG with a text for each point of these scatters, in the order in which they were given."""
+    parts = [svg]
+    for name, texts in hints.items():
+        before, mark, after = parts.pop().partition(f'<g id="{name}">')
+        points = re.split(r"(<use [^>]*/>)", after, maxsplit=len(texts))
+        assert len(points) == 2 * len(texts) + 1, f"{name}: {len(points) // 2} of {len(texts)} points"
+        drawn = [
+            f'{between}<g class="hint"><title>{_in_title(text)}</title>{point}</g>'
+            for between, point, text in zip(points[:-1:2], points[1::2], texts, strict=True)
+        ]
+        parts += [before, mark, *drawn, points[-1]]
+    return "".join(parts)
+
+
+def _in_title(text: str) -> str:
+    return escape(text).replace("\n", "&#10;")
