@@ -1,4 +1,4 @@
-"""How large the logbook page of a big sweep is, and how long it takes to make.
+"""How large the logbook page of a big sweep is, and how long it takes to make, in seconds of CPU.
 
 python benchmarks/page.py --trials 100 1000 --grid results/.../samples/candidate-000/step-0000200.png
 
@@ -52,13 +52,13 @@ def measured(trials: int, grid: Path, folder: Path) -> list[str]:
     space = replace(space, budget=replace(space.budget, candidates=trials - 2))
     paths = SweepPaths.of(space, folder)
     paths.create()
-    began = time.perf_counter()
+    began = time.process_time()
     fill(space, paths, trials, grid)
-    times = [time.perf_counter() - began]
+    times = [time.process_time() - began]
     for step in (lambda: summarise(space, Ledger(paths)), lambda: page(space, paths), lambda: page(space, paths)):
-        began = time.perf_counter()
+        began = time.process_time()
         step()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return [*(f"{seconds:.1f} s" for seconds in times), f"{paths.page.stat().st_size / 1e6:.1f} MB"]
 
 
