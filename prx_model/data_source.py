@@ -172,7 +172,9 @@ class FirstRows:
 
     @property
     def captions(self) -> Sequence[str]:
-        return self.whole.captions[: self.count]
+        from prx_model.data.heldout import Captions
+
+        return Captions(self.count, lambda rows: [self.whole.captions[row] for row in self._own(rows)])
 
     def __len__(self) -> int:
         return self.count

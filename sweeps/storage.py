@@ -140,6 +140,11 @@ class SweepPaths:
     def sample_grid(self, trial: str, step: int) -> Location:
         return self.samples_of(trial) / f"step-{step:07d}.png"
 
+    @property
+    def prompts(self) -> Location:
+        """Of every sample grid of the sweep (sweeps.prompts)."""
+        return self.samples / "prompts.json"
+
     def create(self) -> None:
         """Make the folders. Raises SpaceError, in one line, where that is not possible."""
         from sweeps.space import SpaceError

@@ -29,13 +29,18 @@ def latest_checkpoint(paths: SweepPaths, trial: str) -> Path | None:
     return checkpoints_of(paths, trial, Workers()).latest()
 
 
+def grid_columns(count: int) -> int:
+    """Of a sample grid of so many images."""
+    return max(1, round(count**0.5))
+
+
 def save_samples(images: Tensor, path: Location) -> None:
     """A square-ish grid of uint8 images [k, 3, R, R] as PNG, made visible as a whole."""
     import torch
     from PIL import Image
 
     count, _, side, _ = images.shape
-    columns = max(1, round(count**0.5))
+    columns = grid_columns(count)
     rows = -(-count // columns)
     grid = torch.full((3, rows * (side + 1) - 1, columns * (side + 1) - 1), 255, dtype=torch.uint8)
     for i, image in enumerate(images):

@@ -28,6 +28,7 @@ from sweeps.ledger import FAILED, FINISHED, STOPPED, End, EvaluationRow, Interru
 from sweeps.locks import only_writer
 from sweeps.meanwhile import meanwhile
 from sweeps.peak_memory import peak_memory_bytes
+from sweeps.prompts import keep_prompts
 from sweeps.resumption import is_over, resumed, stopped_by
 from sweeps.rule import Verdict
 from sweeps.stop_requests import StopRequest
@@ -146,6 +147,7 @@ class _Trial:
             if self.place.rank == 0:
                 self._beside(stack)
                 self._record_interruptions()
+                keep_prompts(self.ledger.paths, experiment.suite.kept_prompts)
             resumed_from = experiment.state.step
             for moment in experiment.evaluations(self._pause_asked):
                 if isinstance(moment, Pause):

@@ -54,8 +54,8 @@ class StreamedSplit:
         return json_sha256([self._manifest.fingerprint, "heldout"])
 
     @property
-    def captions(self) -> _Captions:
-        return _Captions(len(self), self.captions_of)
+    def captions(self) -> Captions:
+        return Captions(len(self), self.captions_of)
 
     def __len__(self) -> int:
         return self._manifest.counts["heldout"]
@@ -88,7 +88,7 @@ class StreamedSplit:
         return group
 
 
-class _Captions(Sequence[str]):
+class Captions(Sequence[str]):
     """Captions that are read when they are looked at."""
 
     def __init__(self, count: int, captions_of: Callable[[Sequence[int]], list[str]]) -> None:

@@ -124,6 +124,11 @@ class MetricSuite:
                 )
             spec.check_num_samples(num_samples, extractors[spec.extractor].width, "generated")
 
+    def kept_prompts(self) -> list[str]:
+        """Captions of the images that a look keeps, in their order; read from the data set."""
+        captions = self.prompts.captions
+        return [captions[i % len(captions)] for i in range(self.num_kept)]
+
     def looks(
         self, generate: Generate, *, rank: int = 0, world_size: int = 1, gather: Gather = alone
     ) -> Iterator[SuiteResult]:

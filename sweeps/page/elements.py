@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from sweeps.locations import Location
+from sweeps.prompts import shortened
 
 JPEG_QUALITY = 88
 
@@ -59,6 +60,11 @@ def two_lines(first: str, second: str) -> str:
 def one_value(first: str, second: str) -> str:
     """Two lines that are not broken."""
     return f'<span class="value">{two_lines(first, second)}</span>'
+
+
+def heads_of(prompts: Iterable[str], longest: int) -> str:
+    """Prompts shortened to so many characters, with all of each under the mouse."""
+    return "".join(f'<span title="{escape(one)}">{escape(shortened(one, longest))}</span>' for one in prompts)
 
 
 def dot(role: str) -> str:

@@ -23,11 +23,13 @@ from sweeps.page.inline import Album
 from sweeps.page.record import repeat, settings_of
 from sweeps.page.roles import provenance_line
 from sweeps.page.scores import remarks, unit
-from sweeps.page.winner import GRID_PX, grid_caption, pair, same_noise, title
+from sweeps.page.winner import GRID_PX, LONGEST_PROMPT, grid_caption, pair, same_noise, title
+from sweeps.prompts import prompts_of, shortened
 from sweeps.space import SearchSpace
 from sweeps.stopping import audit_sentences, stopped_sentence
 from sweeps.storage import PICTURES, SweepPaths
 from sweeps.summary import Summary
+from sweeps.trial_folder import grid_columns
 from sweeps.wording import compute_sentence, interruptions_sentence, sampled, shares
 
 MOST_ROWS = 30  # of candidates in the table; the page has all of them
@@ -99,7 +101,23 @@ def _winner(space: SearchSpace, paths: SweepPaths, summary: Summary, album: Albu
         *table[:1],
         *rule,
         *table[1:],
+        *_prompts(paths),
         *_pictures(album, "confirmation"),
+    ]
+
+
+def _prompts(paths: SweepPaths) -> list[str]:
+    """A table in the form of the grids."""
+    told = [text(shortened(prompt, LONGEST_PROMPT)) for prompt in prompts_of(paths)]
+    columns = grid_columns(len(told))
+    rows = [told[i : i + columns] for i in range(0, len(told), columns)]
+    if not rows:
+        return []
+    head = [_line([""] * columns), _line(["---"] * columns)]
+    return [
+        "The prompts, row by row as their samples lie in a grid:",
+        *head,
+        *(_line([*row, *[""] * (columns - len(row))]) for row in rows),
     ]
 
 

@@ -69,8 +69,14 @@ details.named summary span {{ color: var(--faint); font-size: .875rem; }}
 details.named {{ border-bottom: 1px solid var(--line); padding: 6px 0; margin: 0; }}
 details.named .dot {{ position: static; display: inline-block; margin: 0 8px 0 4px; }}
 details.named figure {{ max-width: 560px; margin: 8px 0; }}
+.prompts {{ display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 4px 8px;
+  font-size: .8125rem; line-height: 1.25; color: var(--faint); }}
+.prompts span {{ display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden;
+  overflow-wrap: anywhere; hyphens: auto; }}
+section > .prompts {{ margin: 8px 0 16px; }}
+.prompts.heads {{ grid-column: 2; gap: 0 2px; font-size: .6875rem; align-items: end; }}
 .sheet {{ display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 8px; }}
-.steps {{ display: flex; flex-direction: column; justify-content: space-around; text-align: right;
+.steps {{ grid-column: 1; display: flex; flex-direction: column; justify-content: space-around; text-align: right;
   font-size: .75rem; color: var(--faint); font-variant-numeric: tabular-nums; }}
 table {{ border-collapse: collapse; }}
 table.trials {{ width: 100%; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
@@ -126,6 +132,9 @@ pre {{ overflow-x: auto; font-size: .8125rem; background: var(--card); border: 1
   .pair {{ column-gap: 8px; }}
   .pair figure.card {{ padding: 4px; }}
   .pair .record dd {{ font-size: .8125rem; }}
+  #samples .pair {{ grid-template-columns: minmax(0, 1fr); }}
+  .prompts.heads span {{ display: block; writing-mode: vertical-rl; transform: rotate(180deg); justify-self: center;
+    max-height: 16ch; white-space: nowrap; text-overflow: ellipsis; }}
 }}
 @page {{ size: A4; margin: 12mm; }}
 @media print {{

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from sweeps.ledger import FAILED
 from sweeps.page.board import Board, BoardRow, board
-from sweeps.page.elements import definitions, dot, image_uri, paragraph, section
+from sweeps.page.elements import definitions, dot, heads_of, image_uri, paragraph, section
 from sweeps.page.grids import sample_steps
 from sweeps.page.roles import best_trial
+from sweeps.prompts import prompts_of, shortened
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.summary import Summary, TrialSummary
+from sweeps.trial_folder import grid_columns
 
+LONGEST_PROMPT = 80  # characters that are shown; a mouse that rests there sees all
 GRID_PX = 640  # larger grids are scaled down to this side, which keeps the page small
 
 
 def winner_section(space: SearchSpace, paths: SweepPaths, summary: Summary, confirmation: str) -> str:
     """confirmation: HTML of what other seeds say."""
-    shown, whole = pair(summary), board(summary)
+    shown, whole, prompts = pair(summary), board(summary), prompts_of(paths)
     note = same_noise(space)
     if len(shown) == 1 and best_trial(summary) is None:
         note += " There is no finished candidate to show beside the baseline."
-    cards = "".join(_card(paths, trial, whole) for trial in shown) or paragraph("No trial has started yet.")
-    return section("winner", title(summary), paragraph(note), f'<div class="pair">{cards}</div>', confirmation)
+    cards = "".join(_card(paths, trial, whole, prompts) for trial in shown) or paragraph("No trial has started yet.")
+    told = prompts_told(prompts)
+    return section("winner", title(summary), paragraph(note), told, f'<div class="pair">{cards}</div>', confirmation)
+
+
+def prompts_told(prompts: Sequence[str]) -> str:
+    """HTML: the prompts in the form of a grid; '' without any."""
+    if not prompts:
+        return ""
+    columns = grid_columns(len(prompts))
+    cells = heads_of(prompts, LONGEST_PROMPT)
+    head = paragraph("The prompts, row by row as their samples lie in a grid:", "small")
+    return f'{head}<div class="prompts" style="--columns: {columns}">{cells}</div>'
 
 
 def title(summary: Summary) -> str:
@@ -63,7 +78,7 @@ def grid_caption(trial: TrialSummary, step: int) -> str:
     return f"{trial.name} ({trial.config}), step {step}"
 
 
-def _card(paths: SweepPaths, trial: TrialSummary, whole: Board) -> str:
+def _card(paths: SweepPaths, trial: TrialSummary, whole: Board, prompts: Sequence[str]) -> str:
     found = sample_steps(paths, trial)
     row = _row_of(whole, trial)
     name = "Baseline" if trial.is_baseline else f"Best: {trial.config}"
@@ -72,7 +87,8 @@ def _card(paths: SweepPaths, trial: TrialSummary, whole: Board) -> str:
     else:
         caption = grid_caption(trial, found[-1])
         uri = image_uri(paths.sample_grid(trial.name, found[-1]), GRID_PX)
-        alt = escape(f"Sample grid of {caption}")
+        of = f", row by row: {'; '.join(shortened(prompt, LONGEST_PROMPT) for prompt in prompts)}" if prompts else ""
+        alt = escape(f"Sample grid of {caption}{of}")
         image = f'<img class="grid" src="{uri}" alt="{alt}">' if uri else "<p>unreadable picture</p>"
     return (
         f'<div><h3 class="named">{dot(row.role)}{escape(name)}</h3>'

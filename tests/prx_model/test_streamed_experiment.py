@@ -204,7 +204,7 @@ def test_of_the_held_out_images_the_first_are_used(folder: Path, tmp_path: Path)
     few, all_of_them = heldout_of(config.data, store), heldout_of(replace(config.data, num_heldout=12), store)
     assert isinstance(few, FirstRows)
     assert (len(few), len(all_of_them)) == (9, 12)
-    assert list(few.captions) == list(all_of_them.captions)[:9]
+    assert list(few.captions) == few.captions[:] == list(all_of_them.captions)[:9]
     assert torch.equal(few.images_of([8, 0]), all_of_them.images_of([8, 0]))
     assert all(map(torch.equal, few.texts_of([3]), all_of_them.texts_of([3])))
     assert few.fingerprint != all_of_them.fingerprint

@@ -17,6 +17,7 @@ from sweeps.page.board import board
 from sweeps.page.grids import ALL_BYTES, LEVELS, sheet_bytes, sheet_of
 from sweeps.page.inline import INKS, inline
 from sweeps.page.roles import STYLES
+from sweeps.prompts import keep_prompts, prompts_of, shortened
 from tests.sweeps.lab import STEPS, Lab
 
 RESOLUTION = 32
@@ -98,6 +99,37 @@ def test_rows_of_a_sheet_are_steps_and_columns_are_prompts(lab: Lab) -> None:
     assert pixels.shape == (len(STEPS) * 33 - 1, 8 * 33 - 1, 3)
     middles = [pixels[row * 33 + 16, 16, 0] for row in range(len(STEPS))]
     assert middles == pytest.approx(STEPS, abs=6)
+
+
+def test_prompts_head_the_columns_and_are_told_in_full_under_the_mouse(lab: Lab) -> None:
+    for name in ("baseline-seed0", "candidate-000"):
+        lab.paths.samples_of(name).mkdir(parents=True)
+        grids_of_one_colour(lab, name)
+    without = lab.page()
+    assert 'class="prompts' not in without
+    assert "The prompts, row" not in lab.paths.markdown.read_text()
+    long = "a <b>red</b> fox | in the snow,\n under " + "many " * 40 + "stars"
+    keep_prompts(lab.paths, lambda: [long, *(f"fox {number}" for number in range(1, 16))])
+    keep_prompts(lab.paths, lambda: ["of another trial"])
+    page = lab.page()
+    told = unescape(page)
+    assert "<b>red" not in page
+    assert told.count(f'title="{" ".join(long.split())}"') == 3, "the winner's, and a column of two trials"
+    winner, *columns = re.findall(r'<div class="prompts[^>]*--columns: (\d)">(.*?)</div>', page)
+    assert [(number, cells.count("<span")) for number, cells in (winner, *columns)] == [("4", 16), ("8", 8), ("8", 8)]
+    assert ">fox 7</span>" in columns[0][1]
+    assert "row by row: a <b>red" in told
+    twin = lab.paths.markdown.read_text()
+    assert "| a &lt;b&gt;red&lt;/b&gt; fox \\| in the snow, under many" in twin
+    assert "| fox 12 | fox 13 | fox 14 | fox 15 |" in twin
+
+
+def test_prompts_that_cannot_be_read_are_none(lab: Lab) -> None:
+    for content in (b"{", b"\xff", b"{}"):
+        lab.paths.prompts.write_bytes(content)
+        assert prompts_of(lab.paths) == []
+    assert shortened("fox" * 20, 10) == "foxfoxfox…"
+    assert shortened("a fox in the snow", 10) == "a fox in…"
 
 
 def test_all_sheets_together_stay_small(lab: Lab) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sweeps.ledger import FAILED, STOPPED
+from sweeps.prompts import keep_prompts
 from tests.browser import Tab, chromium, opened
 from tests.sweeps.lab import Lab
 from tests.sweeps.test_report import SECTIONS
@@ -48,6 +49,7 @@ def lab(tmp_path: Path) -> Lab:
     lab.confirmations("candidate-000", 0.91)
     for trial in lab.summary().trials:
         lab.grids(trial.name)
+    keep_prompts(lab.paths, lambda: [f"a fox that jumps over {number} dogs" for number in range(16)])
     return lab
 
 

@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from prx_model.experiment import open_store
 from prx_model.kept import Kept
 from sweeps.audit import audit_of
 from sweeps.costs import Costs
 from sweeps.ledger import BASELINE, CANDIDATE, FAILED, FINISHED, NOTICE, STOPPED, EvaluationRow, Interruption, Ledger
+from sweeps.prompts import prompts_of
 from sweeps.slot import SlotBrokenError, _device, as_new, check_device
 from sweeps.stop_requests import ask_to_stop
 from sweeps.storage import SweepPaths
 from sweeps.task import Task
 from sweeps.trial_folder import latest_checkpoint
 from sweeps.worker import LeavingError, Place, TrialFailedError, record_failure, train_trial
-from tests.sweeps.trials import DIVERGING, METRIC, TOO_LARGE, numbers, planned_task, write_baseline
+from tests.sweeps.trials import DIVERGING, METRIC, TOO_LARGE, numbers, planned_task, smoke_space, write_baseline
 
 ALONE = Place(device=torch.device("cpu"))
 
@@ -54,6 +56,8 @@ def test_a_baseline_trains_to_the_end_on_all_samples_and_is_not_judged(paths, ca
     assert all(row.num_samples == 16 for row in record.evaluations)
     assert all(paths.sample_grid("baseline-seed0", step).is_file() for step in (3, 6, 9, 12))
     assert "step 12" in paths.trial_log("baseline-seed0").read_text()
+    heldout = open_store(smoke_space().baseline_config(0).data, cache).heldout
+    assert prompts_of(paths) == [heldout.captions[i % len(heldout)] for i in range(16)]
 
 
 def test_where_the_time_goes_is_recorded(paths, cache):

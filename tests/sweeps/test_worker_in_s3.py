@@ -19,6 +19,7 @@ from sweeps.ledger import CANDIDATE, FINISHED, STOPPED, EvaluationRow, Ledger, T
 from sweeps.locations import folders_in, names_in
 from sweeps.main import main
 from sweeps.obstacles import obstacle
+from sweeps.prompts import prompts_of
 from sweeps.slot import SlotBrokenError
 from sweeps.space import SearchSpace
 from sweeps.stop_requests import ask_to_stop
@@ -74,6 +75,7 @@ def test_a_trial_that_goes_on_on_another_node_has_the_numbers_of_one_on_a_disk(p
     log = paths.trial_log(TRIAL).read_text()
     assert [f"step {step}: " in log for step in (3, 6, 9, 12)] == [True] * 4
     assert names_in(paths.samples_of(TRIAL)) == {f"step-{step:07d}.png" for step in (3, 6, 9, 12)}
+    assert len(prompts_of(paths)) == 16
     assert paths.trial_lock(TRIAL).read_bytes() == b"{}"
     latest = latest_checkpoint(paths, TRIAL)
     assert latest is not None

@@ -182,6 +182,10 @@ def test_each_worker_reads_the_captions_of_its_own_batches_when_their_turn_comes
     assert [one.read for one in watched] == [[rows[0], rows[3]], [rows[1], rows[4]], [rows[2], rows[0]]]
 
 
+def test_prompts_of_the_kept_images_are_told_in_their_order_and_go_round() -> None:
+    assert suite(prompts=prompts(3), num_kept=4).kept_prompts() == ["caption 0", "caption 1", "caption 2", "caption 0"]
+
+
 def test_captions_reach_the_model_in_float32_whatever_they_are_stored_in() -> None:
     dtypes = set()
 
