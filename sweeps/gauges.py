@@ -30,7 +30,7 @@ from sweeps.ledger import (
 )
 from sweeps.readings import baseline_points
 from sweeps.space import SearchSpace
-from sweeps.titles import short_config
+from sweeps.titles import config_in_words
 from sweeps.trial_summary import saved_by_stopping
 from sweeps.usage import HOUR_S, usage_of
 
@@ -176,5 +176,4 @@ def decision(verdict: Mapping[str, Any]) -> str:
 
 
 def _named(record: TrialRecord, depth: int) -> dict[str, str]:
-    config = f"seed {record.start.seed}" if record.is_baseline else short_config(record.start.overrides, depth)
-    return {"trial": record.trial, "config": config}
+    return {"trial": record.trial, "config": config_in_words(record.start, depth)}

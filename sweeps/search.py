@@ -80,7 +80,7 @@ class SweepSearch(Searcher):
         if planned.role == CANDIDATE:
             self.live.add(trial_id)
         self._record_start(planned)
-        shown = title(self.space.name, planned.trial, {} if planned.role == BASELINE else planned.overrides, self.depth)
+        shown = title(self.space.name, planned, self.depth)
         named = {"trial": planned.trial, "role": planned.role, "title": shown}
         return {"planned": {**named, "config": self._config(planned)}}
 

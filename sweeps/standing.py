@@ -14,12 +14,12 @@ from sweeps.confirmation import best_record
 from sweeps.costs import working_s
 from sweeps.following import Following
 from sweeps.heartbeats import Heartbeats
-from sweeps.ledger import CANDIDATE, FINISHED, TrialRecord, baseline_curves
+from sweeps.ledger import FINISHED, TrialRecord, baseline_curves
 from sweeps.looks import Curve
 from sweeps.readings import BaselinePoint, Reading, baseline_points, estimates, reading
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.titles import bare_config, short_config
+from sweeps.titles import bare_config, config_in_words
 from sweeps.trial_summary import OUTCOMES, saved_by_stopping
 from sweeps.usage import Usage, usage_of, used_up
 
@@ -125,16 +125,10 @@ class Observer:
 
     def config(self, record: TrialRecord) -> str:
         """What it is, in short."""
-        if record.is_baseline:
-            return f"seed {record.start.seed}"
-        if record.start.confirms:
-            return f"seed {record.start.seed} of {record.start.confirms}"
-        return short_config(record.start.overrides, self.depth)
+        return config_in_words(record.start, self.depth)
 
     def _brief(self, record: TrialRecord) -> str:
-        if record.start.role != CANDIDATE:
-            return f"seed {record.start.seed}"
-        return bare_config(record.start.overrides, self.depth, LONGEST_WORD)
+        return bare_config(record.start, self.depth, LONGEST_WORD)
 
     def reading(self, record: TrialRecord) -> Reading | None:
         """The objective at the last evaluation; made anew only where the trial or the baseline has new rows."""

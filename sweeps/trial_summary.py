@@ -17,7 +17,6 @@ from sweeps.ledger import (
     FINISHED,
     STOPPED,
     Interruption,
-    Start,
     TrialRecord,
     recorded_verdict,
 )
@@ -25,7 +24,7 @@ from sweeps.looks import Curve
 from sweeps.readings import Estimate, Reading, estimates, reading
 from sweeps.rule import Verdict
 from sweeps.space import SearchSpace
-from sweeps.titles import short_config
+from sweeps.titles import config_in_words
 from sweeps.usage import HOUR_S, Usage
 
 UNFINISHED = "unfinished"
@@ -158,14 +157,6 @@ def saved_by_stopping(records: Sequence[TrialRecord]) -> Usage:
             usd = (row.usd_per_hour or 0.0) * seconds / HOUR_S
             total += Usage(cpu_s=row.cpus * seconds, gpu_s=(row.gpus or 0.0) * seconds, usd=usd)
     return total
-
-
-def config_in_words(start: Start, depth: int) -> str:
-    """A trial's settings in short: 'baseline, seed 0', 'dinov2s_saliency, depth 3/6, weight 0.42, seed 1'."""
-    if start.role == BASELINE:
-        return f"baseline, seed {start.seed}"
-    seed = f", seed {start.seed}" if start.confirms else ""
-    return f"{short_config(start.overrides, depth)}{seed}"
 
 
 def direction(metric: str, space: SearchSpace) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sweeps.ledger import LARGEST_GAP, EvaluationRow, TrialRecord
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.trial_summary import config_in_words
+from sweeps.titles import config_in_words
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0  # before a tracker that has failed is tried again
 LONGEST_PROBLEM = 200  # characters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from sweeps import gauges
 from sweeps.gauges import COUNTERS, GAUGES, LINGER_S, Gauges, decision, of_sweep, of_trial
 from sweeps.ledger import FAILED, LOSS, NOTICE, STOPPED, End, Interruption, TrialRecord
 from sweeps.search import SweepSearch
-from sweeps.titles import title
+from sweeps.titles import bare_config, config_in_words, title
 from tests.sweeps.lab import OBJECTIVE, OTHER, STEPS, Lab
 
 OWN = {"trial": "candidate-000", "config": "dinov2s_saliency, depth 1/2, weight 0.422"}
@@ -62,7 +63,7 @@ def test_a_trial_is_shown_at_its_last_evaluation_under_the_names_of_its_metrics(
 def test_before_its_first_evaluation_a_trial_shows_its_progress_only(tmp_path: Path) -> None:
     lab = Lab(tmp_path, candidates=1)
     lab.trial("baseline-seed1", 1.0, role="baseline", seed=1, until=0, outcome=None, overrides={"repa": None})
-    own = {"trial": "baseline-seed1", "config": "seed 1"}
+    own = {"trial": "baseline-seed1", "config": "baseline, seed 1"}
     assert list(of_trial(_record(lab, "baseline-seed1"), 10, DEPTH)) == [("sweep_trial_progress", own, 0.05)]
 
 
@@ -157,7 +158,23 @@ def test_titles_name_the_sweep_the_trial_and_its_settings(tmp_path: Path) -> Non
     lab = Lab(tmp_path, candidates=2)
     lab.trial("candidate-000", 1.0)
     start = _record(lab, "candidate-000").start
-    assert title("repa", start.trial, start.overrides, DEPTH) == f"repa candidate-000: {OWN['config']}"
+    assert title("repa", start, DEPTH) == f"repa candidate-000: {OWN['config']}"
     lab.baselines(1.0, 1.0)
     suggested = SweepSearch(lab.space, lab.ledger).suggest("t0")["planned"]
     assert re.fullmatch(r"repa candidate-001: \w+, depth [12]/2, weight [\d.]+", suggested["title"])
+    baseline = title("repa", _record(lab, "baseline-seed1").start, DEPTH)
+    assert baseline == "repa baseline-seed1: baseline, seed 1"
+    lab.confirmations("candidate-000", 1.0)
+    confirmation = title("repa", _record(lab, "candidate-000-seed1").start, DEPTH)
+    assert confirmation == f"repa candidate-000-seed1: {OWN['config']}, seed 1"
+
+
+def test_settings_are_told_in_one_order_whatever_order_they_have(tmp_path: Path) -> None:
+    """Optuna hands them out in another one than a file's points have."""
+    lab = Lab(tmp_path, candidates=24)
+    settings = {"repa.weight": 0.5, "repa.depth": 2, "flow.shift": 3, "repa.teacher": "dinov2s_saliency"}
+    for number, order in enumerate(permutations(settings)):
+        lab.trial(f"candidate-{number:03d}", 1.0, overrides={path: settings[path] for path in order}, until=0)
+    starts = [record.start for record in lab.ledger.records()]
+    assert {config_in_words(start, DEPTH) for start in starts} == {"dinov2s_saliency, depth 2/2, shift 3, weight 0.5"}
+    assert {bare_config(start, DEPTH, 7) for start in starts} == {"dinov2… 2/2 3 0.5"}
