@@ -32,7 +32,6 @@ examples:
 
 exit codes: 0 done; 2 bad input.
 """
-EXIT_BAD_INPUT = 2
 NEEDED, OTHERS = ("margin", "patience", "grace"), ("min_seeds", "evaluation")  # the first by hand, where none is known
 
 
@@ -51,15 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the replay; the exit code."""
-    try:
-        _run(options, Console(file=sys.stdout, width=WIDTH, highlight=False, markup=False))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return 0
-
-
-def _run(options: argparse.Namespace, console: Console) -> None:
+    console = Console(file=sys.stdout, width=WIDTH, highlight=False, markup=False)
     paths = sweep_of(options.ledger)
     records = Ledger(paths).records()
     if all(record.start.role != CANDIDATE for record in records):
@@ -79,6 +70,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     console.print(table(again))
     for line in lines(again):
         console.print(line)
+    return 0
 
 
 def _check_metric(records: Sequence[TrialRecord], metric: str, paths: SweepPaths) -> None:

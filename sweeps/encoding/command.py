@@ -16,7 +16,7 @@ from rich.console import Console
 from prx_model.data.manifest import IMAGE_FORMATS, STORED_DTYPES, ImageCard, SourceCard
 from prx_model.encoding.settings import MINILM, MINILM_PRECISION, PRECISIONS, EncodingSettings
 from prx_model.encoding.sources import recognise
-from sweeps.encoding.request import EncodeError, EncodeRequest
+from sweeps.encoding.request import EncodeRequest
 from sweeps.encoding.session import EncodeSession
 
 SUMMARY = "encode images and captions into a data set"
@@ -29,7 +29,7 @@ examples:
 exit codes: 0 done; 1 some units failed, the same command tries them again; 2 bad input; 130 interrupted, the same
 command goes on.
 """
-EXIT_UNITS_FAILED, EXIT_BAD_INPUT = 1, 2
+EXIT_UNITS_FAILED = 1
 PIXEL = "pixel"
 DEFAULT_TEXT_ENCODER = "google/t5gemma-2b-2b-ul2"
 DEFAULT_QUALITY = 95
@@ -93,14 +93,10 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Encode; the exit code. KeyboardInterrupt goes up."""
+    """Encode; the exit code."""
     out, err = (Console(file=stream, soft_wrap=True, highlight=False) for stream in (sys.stdout, sys.stderr))
-    try:
-        session = EncodeSession(request=request_of(options), address=options.address, out=out, err=err)
-        return EXIT_UNITS_FAILED if session.run() else 0
-    except (EncodeError, ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    session = EncodeSession(request=request_of(options), address=options.address, out=out, err=err)
+    return EXIT_UNITS_FAILED if session.run() else 0
 
 
 def request_of(options: argparse.Namespace) -> EncodeRequest:

@@ -23,7 +23,7 @@ RECORD_FILE = "encoding.json"
 REMEDY = "ask for what it has, or encode into another place"
 
 
-class EncodeError(Exception):
+class EncodeError(ValueError):
     """What ends the command, in one line: a mistake in what was asked for, or in what was found."""
 
 
