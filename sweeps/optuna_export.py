@@ -19,7 +19,7 @@ from sweeps.provenance import read_starts
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
 from sweeps.study import distributions
-from sweeps.summary import Summary, TrialSummary, summarise
+from sweeps.summary import Summary, TrialSummary, summary_of
 from sweeps.usage import HOUR_S
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def export_study(space: SearchSpace, paths: SweepPaths, address: str) -> list[st
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _storage(address)
     ledger = Ledger(paths)
-    records, summary = ledger.records(), summarise(space, ledger)
+    records = ledger.records()
+    summary = summary_of(space, records)
     named = {trial.name: trial for trial in summary.trials}
     chosen = [record for record in records if record.is_candidate]
     others = [record for record in records if not record.is_candidate]

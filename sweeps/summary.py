@@ -18,7 +18,7 @@ from sweeps.space import SearchSpace
 from sweeps.trial_summary import OUTCOMES, UNFINISHED, TrialSummary, summarise_trial
 from sweeps.usage import Usage, usage_of, used_up
 
-__all__ = ["UNFINISHED", "Summary", "TrialSummary", "summarise"]
+__all__ = ["UNFINISHED", "Summary", "TrialSummary", "summarise", "summary_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Summary:
     stop: StopConfig
     confirmed: tuple[Confirmed, ...] = ()  # candidates that were trained again, the best first
     scoreboard: Scoreboard = field(default_factory=Scoreboard)
+    records: tuple[TrialRecord, ...] = field(default=(), repr=False)  # what it was made of
     used_up: str = ""  # which limit of the budget, and what to do; '' while none is
 
     @property
@@ -106,7 +107,11 @@ class Summary:
 
 def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
     """What the ledger says about the question, at any time: also before the first row, and while trials run."""
-    records = ledger.records()
+    return summary_of(space, ledger.records())
+
+
+def summary_of(space: SearchSpace, records: Sequence[TrialRecord]) -> Summary:
+    """The same of records that are read already, in the order of their start."""
     metrics = _metrics(space, records)
     baselines = {metric: baseline_curves(records, metric) for metric in metrics}
     depth = space.baseline_config(space.first_seed).model.depth
@@ -133,6 +138,7 @@ def summarise(space: SearchSpace, ledger: Ledger) -> Summary:
         stop=space.stop,
         confirmed=tested,
         scoreboard=board,
+        records=tuple(records),
         used_up="" if complete else used_up(space.budget, usage_of(records)),
     )
 

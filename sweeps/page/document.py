@@ -44,7 +44,7 @@ def write_page(
         scoreboard_section(summary),
         curves_section(space, summary, album),
         samples_section(space, paths, summary),
-        settings_section(space, paths, summary, album),
+        settings_section(space, summary, album),
         stopping_section(summary),
         costs_section(summary, album),
         failures_section(paths, summary),

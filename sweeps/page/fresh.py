@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from prx_model.data.patience import StorageError
 from sweeps.following import Following
-from sweeps.ledger import Ledger, TrialRecord
+from sweeps.ledger import TrialRecord
 from sweeps.meanwhile import meanwhile
 from sweeps.page.document import write_page
 from sweeps.provenance import read_starts
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.summary import summarise
+from sweeps.summary import summary_of
 
 POLL_S, EVERY_S = 5.0, 60.0
 MOST_SHARE = 0.05  # of the driver's time: a big sweep's page takes long, and is made less often
@@ -39,7 +39,7 @@ class _Page:
             if known == self.known:
                 return
             began = time.monotonic()
-            summary = summarise(self.space, Ledger(self.paths))
+            summary = summary_of(self.space, self.following.records)
             write_page(self.space, self.paths, summary, read_starts(self.paths.starts))
             self.known, took = known, time.monotonic() - began
             self.due = time.monotonic() + max(EVERY_S, took / MOST_SHARE)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from sweeps.importance import FEWEST, SHUFFLES, Importance, importance_of
-from sweeps.ledger import FINISHED, Ledger
+from sweeps.ledger import FINISHED
 from sweeps.page.elements import paragraph
 from sweeps.page.figure_importance import importance_figure
 from sweeps.page.inline import Album
 from sweeps.space import SearchSpace
-from sweeps.storage import SweepPaths
+from sweeps.summary import Summary
 from sweeps.wording import count
 
 WIDE_IN, NARROW_IN = 10.5, 4.6
 TITLE = "<h3>How much each setting matters</h3>"
 
 
-def importance_part(space: SearchSpace, paths: SweepPaths, album: Album) -> str:
+def importance_part(space: SearchSpace, summary: Summary, album: Album) -> str:
     """HTML; '' where only one setting is searched."""
     if len(space.dimensions) < 2:
         return ""
-    records = Ledger(paths).records() if paths.ledger.is_dir() else []
-    importance = importance_of(space, records)
+    importance = importance_of(space, summary.records)
     if importance is None:
-        finished = sum(record.is_candidate and record.outcome == FINISHED for record in records)
+        finished = sum(record.is_candidate and record.outcome == FINISHED for record in summary.records)
         few = f"{count(finished, 'candidate')} finished: the importance of settings is told from {FEWEST} on."
         return TITLE + paragraph(few, "small")
     wide, narrow = (importance_figure(importance, width_in=width) for width in (WIDE_IN, NARROW_IN))

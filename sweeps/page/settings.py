@@ -10,14 +10,13 @@ from sweeps.page.importance import importance_part
 from sweeps.page.inline import Album
 from sweeps.page.roles import hollow_note, provenance_line
 from sweeps.space import SearchSpace
-from sweeps.storage import SweepPaths
 from sweeps.summary import Summary
 
 WIDE_IN, NARROW_IN, COLUMNS = 10.5, 4.6, 3
 TITLE = "What matters"
 
 
-def settings_section(space: SearchSpace, paths: SweepPaths, summary: Summary, album: Album) -> str:
+def settings_section(space: SearchSpace, summary: Summary, album: Album) -> str:
     dimensions = space.dimensions
     wide = settings_figure(summary, dimensions, width_in=WIDE_IN, columns=min(COLUMNS, len(dimensions)))
     if wide is None:
@@ -25,7 +24,7 @@ def settings_section(space: SearchSpace, paths: SweepPaths, summary: Summary, al
     narrow = settings_figure(summary, dimensions, width_in=NARROW_IN, columns=1)
     paths_of = ", ".join(dimension.path for dimension in dimensions)
     alt = f"{summary.metric} against the baseline over {paths_of}: one point per candidate."
-    importance = importance_part(space, paths, album)
+    importance = importance_part(space, summary, album)
     figure = album.card("settings", wide, narrow, alt=alt)
     return section(
         "settings",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.ledger import FAILED
+from sweeps.ledger import FAILED, Ledger
 from sweeps.main import main as prx_sweeps
 from sweeps.page.fresh import kept_fresh
 from sweeps.page.markdown import text
@@ -84,8 +84,12 @@ def test_a_text_is_no_markup() -> None:
     assert text("a_b *c* [d](e) <f>\n`g` | #h") == r"a\_b \*c\* \[d\](e) &lt;f&gt; \`g\` \| \#h"
 
 
-def test_a_running_sweeps_page_is_made_anew_when_the_ledger_has_grown(lab: Lab) -> None:
+def test_a_running_sweeps_page_is_made_anew_when_the_ledger_has_grown(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab.space = replace(lab.space, budget=replace(lab.space.budget, candidates=5))
+    # Its own look has read what is new: the page is made of that, and reads nothing again.
+    monkeypatch.setattr(Ledger, "records", lambda _: pytest.fail("the whole ledger was read"))
     with kept_fresh(lab.space, lab.paths, first_s=0.01):
         deadline = time.monotonic() + 60
         while not lab.paths.page.is_file():
