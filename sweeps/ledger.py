@@ -250,10 +250,6 @@ class Ledger:
             for trial, (mark, kept) in changed.items()
         }
 
-    def baseline_curves(self, metric: str) -> list[Curve]:
-        """The curves of all baseline seeds that have not failed."""
-        return baseline_curves(self.records(), metric)
-
 
 def _rows(contents: Iterable[bytes], path: Location) -> list[Row]:
     lines = (line for content in contents for line in content.split(b"\n"))
@@ -280,7 +276,7 @@ def _record(rows: Sequence[Row]) -> TrialRecord | None:
 
 
 def baseline_curves(records: Iterable[TrialRecord], metric: str) -> list[Curve]:
-    """The curves of all baseline seeds that have not failed, among records that are read already."""
+    """The curves of all baseline seeds that have not failed."""
     return [record.curve(metric) for record in records if record.is_baseline and record.outcome != FAILED]
 
 

@@ -26,6 +26,7 @@ from sweeps.ledger import (
     EvaluationRow,
     Ledger,
     Start,
+    baseline_curves,
     verdict_row,
 )
 from sweeps.locations import Location, write_whole
@@ -140,7 +141,7 @@ class Lab:
             row = self._row(name, step, factor)
             record = self.ledger.record(name)
             curve = {**(record.curve(OBJECTIVE) if record else {}), step: row.scores(OBJECTIVE)}
-            baselines, mode = self.ledger.baseline_curves(OBJECTIVE), self.space.objective.mode
+            baselines, mode = baseline_curves(self.ledger.records(), OBJECTIVE), self.space.objective.mode
             verdict = judge(curve, baselines, self.space.stop, num_steps=STEPS[-1], mode=mode)
             last = step == STEPS[-1]
             verdict = replace(verdict, stop=False) if last else audited(verdict, name, "f" * 12, share)

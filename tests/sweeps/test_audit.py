@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.audit import BETTER, LEVEL, WORSE, audit_of, audited, is_chosen, standing
-from sweeps.ledger import FINISHED, recorded_verdict
+from sweeps.ledger import FINISHED, baseline_curves, recorded_verdict
 from sweeps.rule import Verdict, judge
 from tests.sweeps.lab import OBJECTIVE, STEPS, Lab
 
@@ -71,7 +71,7 @@ def test_a_verdict_comes_back_from_the_ledger_as_it_was(tmp_path):
     lab.baselines(1.0, 1.03)
     lab.judged("candidate-000", (2.0, 2.0, 2.0, 2.0, 2.0), audit=True)
     record = lab.ledger.record("candidate-000")
-    curve, baselines = record.curve(OBJECTIVE), lab.ledger.baseline_curves(OBJECTIVE)
+    curve, baselines = record.curve(OBJECTIVE), baseline_curves(lab.ledger.records(), OBJECTIVE)
     verdict = judge(curve, baselines, lab.space.stop, num_steps=STEPS[-1])
     assert verdict.struck == STEPS
     assert recorded_verdict(record.evaluations[-1]) == replace(verdict, stop=False)

@@ -30,6 +30,7 @@ from sweeps.ledger import (
     Ledger,
     LedgerError,
     Start,
+    baseline_curves,
     verdict_row,
 )
 from sweeps.rule import Verdict
@@ -99,7 +100,7 @@ def test_a_trial_without_a_file_has_no_rows(ledger):
     assert ledger.record("candidate-000") is None
     assert ledger.records() == []
     assert ledger.trials() == []
-    assert ledger.baseline_curves("fid") == []
+    assert baseline_curves(ledger.records(), "fid") == []
 
 
 def test_a_file_torn_at_any_byte_is_readable_and_repaired_by_the_next_row(ledger, monkeypatch):
@@ -259,7 +260,7 @@ def test_baseline_curves_are_those_of_baselines_that_have_not_failed(ledger):
             ledger.append(end_row(f"baseline-seed{number}", outcome))
     ledger.append(start_row("candidate-000"))
     ledger.append(evaluation_row(10, "candidate-000", fid=99.0))
-    assert ledger.baseline_curves("fid") == [{10: {64: 0.0}}, {10: {64: 2.0}}, {10: {64: 3.0}}]
+    assert baseline_curves(ledger.records(), "fid") == [{10: {64: 0.0}}, {10: {64: 2.0}}, {10: {64: 3.0}}]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -19,7 +19,7 @@ from rich.console import Console
 from sweeps.best import luck_of_best
 from sweeps.confirmation import best_record
 from sweeps.costs import Costs
-from sweeps.ledger import BASELINE, FAILED, LOSS, NOTICE, STOPPED, Interruption
+from sweeps.ledger import BASELINE, FAILED, LOSS, NOTICE, STOPPED, Interruption, baseline_curves
 from sweeps.page.axes import LABEL_PT, apart
 from sweeps.page.figure_curves import curve_figure
 from sweeps.page.roles import hollow_note, provenance_line
@@ -114,7 +114,7 @@ def test_readings_are_those_of_the_rule_at_the_trials_own_last_step(lab: Lab) ->
     mean = math.sqrt(1.03)
     record = lab.ledger.record("candidate-001")
     assert record is not None
-    expected = compare(record.curve(OBJECTIVE), lab.ledger.baseline_curves(OBJECTIVE))[-1]
+    expected = compare(record.curve(OBJECTIVE), baseline_curves(lab.ledger.records(), OBJECTIVE))[-1]
     reading = stopped.readings[OBJECTIVE]
     assert (reading.step, reading.gap) == (120, expected.gap)
     assert reading.percent == pytest.approx(100 * (1.2 / mean - 1))
