@@ -34,13 +34,13 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 
-# Files whose tests start Ray, which takes longest.
-STARTS_RAY = ("test_encode.py", "test_encoded_sweep.py", "test_slots.py", "test_smoke_sweep.py")
+def starts_ray(path: str) -> bool:
+    return "/on_ray/" in path or path.endswith("/test_smoke_sweep.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: of two processes, none is left with it at the end."""
-    items.sort(key=lambda item: item.path.name not in STARTS_RAY)
+    items.sort(key=lambda item: not starts_ray(str(item.path)))
 
 
 class _OneRayAtATime(LoadFileScheduling):
@@ -51,7 +51,7 @@ class _OneRayAtATime(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         name = file.rpartition("/")[2]
-        return "Ray" if name in STARTS_RAY else "worker" if name in ("test_worker.py", "test_worker_in_s3.py") else file
+        return "Ray" if starts_ray(file) else "worker" if name in ("test_worker.py", "test_worker_in_s3.py") else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 LOG_FROM_RATIO = 2.0  # of the largest to the smallest value; the spread is relative, so a logarithmic axis suits it
 LABEL_PT = 9.5  # height that a number takes
-RC: Any = {"svg.fonttype": "path", "svg.hashsalt": "prx-sweeps", "font.size": 10.5, "font.family": "DejaVu Sans"}
+RC: Any = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "prx-sweeps",
+    "font.size": 10.5,
+    "font.family": "DejaVu Sans",
+    # A figure is laid out once, by `finished_svg`, whatever the user's own settings ask for at saving.
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +66,10 @@ def new_figures(width_in: float, height_in: float, rows: int, columns: int) -> t
 
 def finished_svg(figure: Figure, marks: Mapping[Axes, Iterable[Mark]]) -> str:
     """Lay the figure out, number the marks of its axes and return it as SVG text."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
+    figure.set_layout_engine(None)  # else saving would draw the whole figure once more, for it to settle
     for axes, own in marks.items():
         _write_numbers(axes, own)
     file = io.StringIO()

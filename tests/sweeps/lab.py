@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -91,6 +92,7 @@ class Lab:
         self.paths = SweepPaths.of(self.space, folder, cache)
         self.paths.create()
         self.ledger = Ledger(self.paths)
+        self.orders = itertools.count()
 
     def baselines(self, *factors: float) -> None:
         for seed, factor in enumerate(factors):
@@ -115,7 +117,8 @@ class Lab:
         """`factor` times one falling curve; `samples`: of the steps that were evaluated on fewer than ALL."""
         chosen = overrides or {"repa.teacher": "dinov2s_saliency", "repa.depth": 1, "repa.weight": 0.4217}
         start = Start(trial=name, role=role, seed=seed, overrides=chosen, fingerprint="f" * 12, num_steps=STEPS[-1])
-        self.ledger.append(replace(start, confirms=confirms, reused_from=reused_from))
+        # The ledger would number it after reading all of its trials.
+        self.ledger.append(replace(start, confirms=confirms, reused_from=reused_from, order=next(self.orders)))
         for step in STEPS:
             if step <= until:
                 self.row(name, step, factor, num_samples=(samples or {}).get(step, ALL))

@@ -18,6 +18,7 @@ from tests.prx_model.two_processes import in_two_processes
 
 CONFIG = replace(FAST, eval_every_steps=3, ema_decay=0.9, micro_batch_size=1)
 PAUSED = replace(CONFIG, checkpoint_every_min=1e-9)
+CASES = {"adamw": "ddp", "muon": "fsdp"}
 
 
 def _plain(value: Any) -> Any:
@@ -27,7 +28,17 @@ def _plain(value: Any) -> Any:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def _work(folder: str, optimizer: str, parallel: str) -> dict[str, Any]:
+def _work(folder: str) -> dict[str, dict[str, Any]]:
+    """What each optimizer's runs told and left; one pair of processes makes them all."""
+    told_by = {}
+    for optimizer, parallel in CASES.items():
+        place = Path(folder) / optimizer
+        place.mkdir(exist_ok=True)
+        told_by[optimizer] = _paused_and_resumed(place, optimizer, parallel)
+    return told_by
+
+
+def _paused_and_resumed(folder: Path, optimizer: str, parallel: str) -> dict[str, Any]:
     workers = joined_workers(parallel)
     config, paused = (replace(one, optimizer=optimizer) for one in (CONFIG, PAUSED))
     source = Repeated(share=workers.share(config.batch_size))
@@ -42,11 +53,11 @@ def _work(folder: str, optimizer: str, parallel: str) -> dict[str, Any]:
     for it in run(killed, paused, source, clock=clock):
         yielded.append((type(it).__name__, it.step))
         if it == Pause(step=2):
-            killed.save(Path(folder))
+            killed.save(folder)
             torch.distributed.barrier()
             break
     resumed, rest = TrainState(objective_of(), paused, workers), []
-    resumed.load(Path(folder))
+    resumed.load(folder)
     for it in run(resumed, paused, source, clock=clock):
         yielded.append((type(it).__name__, it.step))
         if isinstance(it, Evaluation):
@@ -56,10 +67,16 @@ def _work(folder: str, optimizer: str, parallel: str) -> dict[str, Any]:
     return {"expected": expected, "rest": rest, "yielded": yielded, **weights}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("two")
+    return in_two_processes(_work, folder, str(folder))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "parallel"), [("adamw", "ddp"), ("muon", "fsdp")])
-def test_two_workers_pause_together_and_resume_to_the_bit(tmp_path: Path, optimizer: str, parallel: str):
-    first, second = in_two_processes(_work, tmp_path, str(tmp_path), optimizer, parallel)
+@pytest.mark.parametrize("optimizer", CASES)
+def test_two_workers_pause_together_and_resume_to_the_bit(made: list[dict[str, dict[str, Any]]], optimizer: str):
+    first, second = (told_by[optimizer] for told_by in made)
     kinds = ["Pause", "Pause", "Evaluation", "Pause", "Pause", "Evaluation"]
     assert first["yielded"] == second["yielded"] == list(zip(kinds, range(1, 7), strict=True))
     for said in (first, second):

@@ -1,4 +1,4 @@
-"""Real slots on a real, local Ray: one cluster for this file, and every failure that a slot is to survive."""
+"""Real slots on a real, local Ray, and every failure that a slot is to survive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,20 +34,6 @@ from tests.sweeps.trials import DIVERGING, TOO_LARGE, numbers, planned_task, smo
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 240
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    import ray
-
-    log = tmp_path_factory.mktemp("ray") / "ray.log"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with cluster.printing_to(log):
-            connection = cluster.connect(None, log)
-            yield connection.address
-            ray.shutdown()
 
 
 @pytest.fixture
@@ -310,7 +295,8 @@ def test_what_a_dead_controller_has_reserved_is_given_back(address):
 
 def test_a_trial_that_kills_every_slot_is_lost_with_the_reason(address, cache, paths):
     """The kernel's out-of-memory killer, seen from here: the worker is gone, whatever takes the trial."""
-    with open_slots(paths, cache, _resources(), address, most=1, waiting=1) as name:
+    resources = replace(_resources(), max_losses=1)
+    with open_slots(paths, cache, resources, address, most=1, waiting=1) as name:
         trial, killed = _Trial(name, planned_task(paths, cache, "candidate-000", CANDIDATE, change=LONG)), []
         deadline = time.monotonic() + LIMIT_S
         while trial.is_alive() and time.monotonic() < deadline:
@@ -319,7 +305,7 @@ def test_a_trial_that_kills_every_slot_is_lost_with_the_reason(address, cache, p
                     killed.append(process)
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.02)
-        assert len(killed) == _resources().max_losses + 1
+        assert len(killed) == resources.max_losses + 1
         assert f"{len(killed)} times" in (trial.ended().lost or "")
 
 

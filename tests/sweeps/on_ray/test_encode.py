@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,46 +29,26 @@ from sweeps.encoding.worker import Tally, UnitActor, Worker
 from tests.picture_sources import pairs, write_folder, write_parquet
 from tests.s3_server import file_system
 
+ROOT = Path(__file__).parents[3]
 LIMIT_S = 300
 PAIRS = pairs(40, side=32)
 NAMED = ("--name", "pictures", "--licence", "CC0")
 OPTIONS = "--autoencoder pixel --text-encoder minilm --resolution 16 --max-text-tokens 12 --heldout 6 --batch-size 4"
 
 
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory, request) -> Iterator[None]:
-    """One local Ray for this file; its workers know the tests' S3 server where there is one."""
-    import ray
-
-    log = tmp_path_factory.mktemp("ray") / "ray.log"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        if importlib.util.find_spec("moto") is not None:
-            patch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server"))
-            patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        with cluster.printing_to(log):
-            cluster.connect(None, log)
-            yield
-            ray.shutdown()
-
-
 def encode(source: Path | str, store: Path | str, *more: str) -> int:
     return main.main(["encode", str(source), "--to", str(store), *OPTIONS.split(), "--address", "local", *more])
 
 
-def command(source: Path, store: Path, *more: str) -> subprocess.Popen[str]:
-    """The command as a user gives it, with a Ray of its own."""
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+def command(address: str, source: Path, store: Path, *more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, on the Ray that is there."""
+    arguments = [str(source), "--to", str(store), *OPTIONS.split(), "--address", address, *more]
     return subprocess.Popen(
-        [sys.executable, "-m", "sweeps.main", "encode", str(source), "--to", str(store), *OPTIONS.split(), *more],
+        [sys.executable, "-m", "sweeps.main", "encode", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**environment, "RAY_AUTH_MODE": "disabled"},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
 
 
@@ -86,7 +65,7 @@ def finished(store: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(ray, tmp_path_factory) -> tuple[Path, Path]:
+def whole(address, tmp_path_factory) -> tuple[Path, Path]:
     """A source with three broken items, and the data set that two actors have made of it undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
     source = write_folder(folder / "source", PAIRS)
@@ -128,7 +107,7 @@ def _check_equals_direct_encoding(store: Path, source: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_mends_it(ray, tmp_path, capsys):
+def test_a_unit_that_fails_is_named_the_others_are_kept_and_the_same_command_mends_it(address, tmp_path, capsys):
     source, store = write_parquet(tmp_path / "source", PAIRS, rows_per_group=10), tmp_path / "store"
     path = source / "data" / "train-00001.parquet"
     whole = path.read_bytes()
@@ -162,12 +141,12 @@ def _fourth_try(source: Path, store: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was_and_outlives_the_kill_of_its_actor(whole, tmp_path, capsys):
+def test_a_killed_command_goes_on_where_it_was_and_outlives_the_kill_of_its_actor(whole, address, tmp_path, capsys):
     """The command is killed, then the one actor of the same command's second run; two have made the other data set."""
     source, undisturbed = whole
     store, result = tmp_path / "store", []
     arguments = (source, store, *NAMED, "--rows-per-shard", "2", "--actors", "1")
-    process = command(*arguments)
+    process = command(address, *arguments)
     wait_for(lambda: len(finished(store)) >= 3, process)
     process.kill()
     process.communicate()
@@ -213,7 +192,7 @@ def test_from_s3_to_s3_it_is_the_same_data_set(whole, s3_bucket, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_encoders_that_are_not_there_are_told_in_one_line(ray, tmp_path, capsys):
+def test_encoders_that_are_not_there_are_told_in_one_line(address, tmp_path, capsys):
     source = write_folder(tmp_path / "source", PAIRS)
     assert encode(source, tmp_path / "store", "--text-encoder", str(tmp_path / "nothing")) == 2
     message = capsys.readouterr().err

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from sweeps import main
 from sweeps.ledger import FINISHED, STOPPED, Ledger
 from sweeps.space_file import load_space
 from sweeps.storage import SweepPaths
 from tests.prx_model.tiny_networks import WORDS, saved_autoencoder, tiny_t5gemma, tiny_tokenizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 LIMIT_S = 420
 SPACE = {
     "question": "Does the way of the cluster profile run?",
@@ -91,24 +94,25 @@ def networks(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, networks) -> Path:
+def store(tmp_path_factory, networks, address) -> Path:
     folder = tmp_path_factory.mktemp("data")
     vae, text_encoder = networks
     options = ["--resolution", 64, "--autoencoder", vae, "--text-encoder", text_encoder, "--max-text-tokens", 12]
-    encode = ["-m", "sweeps.main", "encode", _write_photos(folder / "photos"), "--to", folder / "encoded"]
-    output = _run(*encode, "--heldout", 32, "--address", "local", *options)
-    assert "broken" in output, output
+    encode = ["encode", _write_photos(folder / "photos"), "--to", folder / "encoded", "--heldout", 32, *options]
+    with redirect_stdout(io.StringIO()) as output:
+        assert main.main([*map(str, encode), "--address", address]) == 0
+    assert "broken" in output.getvalue(), output.getvalue()
     return folder / "encoded"
 
 
 @pytest.mark.slow
-def test_what_is_encoded_can_be_swept_over(tmp_path, store, networks):
+def test_what_is_encoded_can_be_swept_over(tmp_path, store, networks, address):
     space = SPACE | {"data": {"source": "store", "path": str(store), "resolution": 64, "num_heldout": 32}}
     space["data"] |= {"max_text_tokens": 12, "shuffle_rows": 64}
     file = tmp_path / "space.yaml"
     file.write_text(yaml.safe_dump({**space, "profiles": {"laptop": {}}}))
     folders = ["--results", tmp_path / "results", "--cache", tmp_path / "cache"]
-    _run("sweeps/run.py", file, "--address", "local", *folders)
+    _run("sweeps/run.py", file, "--address", address, *folders)
 
     paths = SweepPaths.of(load_space(file, "laptop"), tmp_path / "results")
     records = {record.trial: record for record in Ledger(paths).records()}
