@@ -75,10 +75,14 @@ def _facts(standing: Standing, resources: str) -> Iterator[tuple[str, str]]:
 
 
 def trials_line(standing: Standing) -> str:
-    """'7 of 14 trials ended (4 finished, 2 stopped, 1 failed), 2 running; 5 min gone, about 3 min left'."""
+    """'7 of 14 trials ended (4 finished, 2 stopped, 1 failed), 2 running; 5 min gone, about 3 min left'.
+
+    Those that nobody runs are left open.
+    """
     states = ", ".join(f"{amount} {state}" for state in STYLES if (amount := standing.states.get(state, 0)))
     told = f"{len(standing.ended)} of {standing.planned} trials ended{f' ({states})' if states else ''}"
-    told += f", {len(standing.running)} running" if standing.running else ""
+    if standing.running:
+        told += f", {len(standing.running)} {'left open' if standing.resting else 'running'}"
     times = []
     if standing.gone_s is not None:
         times.append(f"{duration(standing.gone_s)} gone")

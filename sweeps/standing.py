@@ -50,8 +50,8 @@ class TrialStanding:
 class Standing:
     """A sweep at a moment.
 
-    running: in the order of their start. ended: the best first, as the page ranks them. states: number of ended trials
-    by outcome. baseline: its last point on all samples, None before there is one; seeds_finished of seeds.
+    running: those that have not ended, in the order of their start; resting: nobody runs them, the same command goes on
+    with them. ended: the best first, as the page ranks them. states: number of ended trials by outcome. baseline: its last point on all samples, None before there is one; seeds_finished of seeds.
     used, saved: by trials, and by stopping (an estimate). cpus, gpus: that running trials hold, as far as their rows
     tell. gone_s: since the command was given; left_s: to the end at the pace since then, None where nobody knows.
     used_up: which limit of the budget is reached; '' while none is.
@@ -74,18 +74,20 @@ class Standing:
     gone_s: float | None
     left_s: float | None
     used_up: str
+    resting: bool = False
 
 
 @dataclass
 class Observer:
     """Looks at a sweep again and again. planned: trials of the whole sweep. since: when the command was given, by the
-    clock that writes the ledger; None where nobody runs it.
+    clock that writes the ledger; None where nobody runs it. resting: it is known that nobody does.
     """
 
     space: SearchSpace
     paths: SweepPaths
     planned: int
     since: float | None = field(default_factory=time.time)
+    resting: bool = False
     depth: int = field(init=False)  # of the model
     num_samples: int = field(init=False)  # of a whole evaluation
     _following: Following = field(init=False)
@@ -155,6 +157,7 @@ class Observer:
         """By the last look."""
         records = self.records
         running = [record for record in records if record.end is None]
+        holding = [record.evaluations[-1] for record in running if record.evaluations and not self.resting]
         seeds = [record for record in records if record.is_baseline]
         points, best = baseline_points(self._baselines), best_record(self.space, records)
         used = usage_of(records)
@@ -171,11 +174,12 @@ class Observer:
             best=None if best is None else self.trial(best),
             used=used,
             saved=saved_by_stopping(records),
-            cpus=sum(record.evaluations[-1].cpus or 0.0 for record in running if record.evaluations),
-            gpus=sum(record.evaluations[-1].gpus or 0.0 for record in running if record.evaluations),
+            cpus=sum(row.cpus or 0.0 for row in holding),
+            gpus=sum(row.gpus or 0.0 for row in holding),
             gone_s=None if self.since is None else max(0.0, time.time() - self.since),
             left_s=self._left_s(),
             used_up=used_up(self.space.budget, used),
+            resting=self.resting,
         )
 
     def trial(self, record: TrialRecord) -> TrialStanding:
@@ -191,7 +195,7 @@ class Observer:
             reason=record.end.reason if record.end is not None else "",
             reading=self.reading(record),
             images_per_s=record.evaluations[-1].images_per_s if record.evaluations else None,
-            left_s=trial_left_s(record, step),
+            left_s=None if self.resting else trial_left_s(record, step),
         )
 
     def _rank(self, trial: TrialStanding) -> tuple[int, float]:

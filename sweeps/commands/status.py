@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     paths = sweep_meant(options.sweep)
     console, driver, space = Console(file=sys.stdout, highlight=False), driver_of(paths), space_of(paths)
     since = _last_start(paths) if driver.alive else None
-    observer = Observer(space=space, paths=paths, planned=num_trials(space), since=since)
+    observer = Observer(space=space, paths=paths, planned=num_trials(space), since=since, resting=driver.alive is False)
     if options.json:
         _print_json(observer, driver)
     elif options.watch and console.is_terminal:
@@ -85,6 +85,7 @@ def _watch(console: Console, observer: Any, driver: Driver) -> None:
         while True:
             begun = time.monotonic()
             observer.look()
+            observer.resting = driver.alive is False
             most = max(6, console.height - 14)
             live.update(_view(observer, driver, console.width, most), refresh=True)
             if driver.alive is False:

@@ -90,6 +90,21 @@ def test_what_is_used_and_saved_is_told_in_what_trials_hold(tmp_path: Path) -> N
     assert "running trials hold 2 GPUs and 4 CPUs, of 2 CPUs on 1 node" in text
 
 
+def test_what_nobody_runs_is_left_open_holds_nothing_and_comes_to_no_end(lab: Lab) -> None:
+    lab.row("candidate-002", 120, 1.2, cpus=2.0, gpus=0.0)
+    observer = Observer(space=lab.space, paths=lab.paths, planned=6, since=None, resting=True)
+    observer.look()
+    standing = observer.standing()
+    assert (standing.cpus, standing.running[0].left_s) == (0, None)
+    text = "\n".join(_drawn(standing, 125))
+    assert "(3 finished, 1 stopped), 1 left open" in text
+    assert "running" not in text
+    observer.resting = False
+    text = "\n".join(_drawn(observer.standing(), 125))
+    assert "1 running" in text
+    assert "running trials hold 2 CPUs" in text
+
+
 def test_the_time_left_is_told_by_the_pace_since_the_command_was_given(lab: Lab) -> None:
     now = time.time()
     for trial in lab.ledger.trials():

@@ -84,7 +84,7 @@ def _ends_with(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -
 def test_status_tells_where_a_sweep_stands_and_that_nobody_runs_it(paths, capsys) -> None:
     text = _told(capsys, "status")
     assert "driver not running: the command has ended, or was never given here" in text
-    assert "trials 3 of 6 trials ended (3 finished), 1 running" in text, "--candidates 3 is known from the start"
+    assert "trials 3 of 6 trials ended (3 finished), 1 left open" in text, "--candidates 3 is known from the start"
     assert "baseline 2 of 2 seeds finished, mmd_lite0 0.8375 at step 12 (mean of 2), spread 1.0 %" in text
     assert "best candidate-000 0.6667 (-20.4 %, " in text
     assert "Not answered yet: 1 of 3 candidates have ended" in text
