@@ -51,7 +51,8 @@ class Standing:
     """A sweep at a moment.
 
     running: those that have not ended, in the order of their start; resting: nobody runs them, the same command goes on
-    with them. ended: the best first, as the page ranks them. states: number of ended trials by outcome. baseline: its last point on all samples, None before there is one; seeds_finished of seeds.
+    with them. ended: the best first, as the page ranks them. states: number of ended trials by outcome.
+    baseline: its last point on all samples, None before there is one; seeds_finished of seeds.
     used, saved: by trials, and by stopping (an estimate). cpus, gpus: that running trials hold, as far as their rows
     tell. gone_s: since the command was given; left_s: to the end at the pace since then, None where nobody knows.
     used_up: which limit of the budget is reached; '' while none is.
