@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from sweeps.config import deciding, fingerprint, to_plain
+from sweeps.confirmation import contenders, finished_values, last_values
+from sweeps.intervals import Difference, differences
 from sweeps.ledger import FAILED, FINISHED, Ledger, TrialRecord, baseline_curves
 from sweeps.locations import Location
 from sweeps.provenance import read_starts
@@ -151,6 +153,28 @@ class Comparison:
         """The first of a sweep's finished candidates."""
         own = (trial for of, trial in self.candidates if of is sweep and trial.outcome == FINISHED)
         return next(own, None)
+
+    @cached_property
+    def on_fresh_seeds(self) -> dict[tuple[str, str], Difference]:
+        """(sweep, candidate) -> its difference to the common baseline on the seeds that have not chosen it.
+
+        Of all sweeps that choose by the first one's seed, and of the candidates that these have begun to confirm.
+        """
+        first_seed, values = self.first.space.first_seed, {}
+        for sweep in self.sweeps:
+            if sweep.space.first_seed == first_seed:
+                for record in contenders(sweep.space, sweep.records):
+                    values[sweep.name, record.trial] = last_values(record, sweep.records, self.metric)
+        several = {key: of for key, of in values.items() if len(of) > 1}
+        return differences(finished_values(self.baselines, self.metric), several, first_seed=first_seed)
+
+    @property
+    def confirmed(self) -> tuple[Sweep, TrialSummary, Difference] | None:
+        """The best on fresh seeds, of those with an interval; None where there is none."""
+        sign, found = 1 if self.mode == "min" else -1, self.on_fresh_seeds
+        known = [(s, t, found[s.name, t.name]) for s, t in self.candidates if (s.name, t.name) in found]
+        known = [one for one in known if one[2].low is not None]
+        return min(known, key=lambda one: sign * one[2].percent, default=None)
 
     def _read(self, sweep: Sweep) -> Iterator[TrialSummary]:
         curves = {metric: baseline_curves(self.baselines, metric) for metric in self.metrics}

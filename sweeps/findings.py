@@ -53,14 +53,26 @@ def _answer(space: SearchSpace, candidates: Sequence[TrialSummary], best: Best |
 def _confirmed_answer(best: Best, confirmed: Confirmed, mode: str) -> str:
     difference = confirmed.objective
     assert difference is not None
+    who = f"{best.trial} ({best.config})"
+    return confirmed_sentence(who, difference, confirmed.metric, mode, best.reading.step, best.chosen_from)
+
+
+def confirmed_sentence(who: str, difference: Difference, metric: str, mode: str, step: int, chosen_from: int) -> str:
+    """'Yes: candidate-004 (weight 3.48) beats the baseline by 17.5 % in mmd at step 200 (interval, 2 fresh seeds).'
+
+    chosen_from: candidates among which it is the best.
+    """
     verb = "equals" if not difference.percent else _verb((difference.percent < 0) == (mode == "min"))
     found = (
-        f"{best.trial} ({best.config}) {verb} the baseline by {abs(difference.percent):.1f} % in {confirmed.metric} at "
-        f"step {best.reading.step} ({interval(difference)}, {count(difference.fresh, 'fresh seed')})"
+        f"{who} {verb} the baseline by {abs(difference.percent):.1f} % in {metric} at "
+        f"step {step} ({interval(difference)}, {count(difference.fresh, 'fresh seed')})"
     )
-    if not best.conclusive:
-        return f"Inconclusive: {found}; that{_among(best)} is within the noise."
-    return f"{'Yes:' if difference.better(mode) else 'No: the best that finished,'} {found}."
+    if difference.better(mode):
+        return f"Yes: {found}."
+    if difference.worse(mode):
+        return f"No: the best that finished, {found}."
+    among = f", the best of {chosen_from} candidates," if chosen_from > 1 else ""
+    return f"Inconclusive: {found}; that{among} is within the noise."
 
 
 def _verb(better: bool) -> str:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sweeps.looks import FLOOR, ROUNDING
 
+Name = TypeVar("Name", bound=Hashable)
 WRONG = 0.05  # how often an interval may miss, and a winner be none
 
 
@@ -65,20 +67,20 @@ def level(num_candidates: int) -> float:
 
 
 def differences(
-    baseline: Mapping[int, float], candidates: Mapping[str, Mapping[int, float]], *, first_seed: int
-) -> dict[str, Difference]:
+    baseline: Mapping[int, float], candidates: Mapping[Name, Mapping[int, float]], *, first_seed: int
+) -> dict[Name, Difference]:
     """Candidate -> its difference, for those that share a fresh seed with the baseline. Values are by seed.
 
     A value of 0 or below has no logarithm: as if its seed were away.
     """
     from scipy.special import stdtrit
 
-    logs = {"": _logs(baseline), **{name: _logs(values) for name, values in candidates.items()}}
-    deviation, freedom = _deviation(logs)
+    against, logs = _logs(baseline), {name: _logs(values) for name, values in candidates.items()}
+    deviation, freedom = _deviation([against, *logs.values()])
     confidence = level(len(candidates))
     found = {}
     for name in candidates:
-        pairs = {seed: value - logs[""][seed] for seed, value in logs[name].items() if seed in logs[""]}
+        pairs = {seed: value - against[seed] for seed, value in logs[name].items() if seed in against}
         fresh = [difference for seed, difference in pairs.items() if seed != first_seed]
         if not fresh:
             continue
@@ -112,14 +114,14 @@ def _rounded(difference: float) -> float:
     return 0.0 if abs(difference) < ROUNDING else difference
 
 
-def _deviation(logs: Mapping[str, Mapping[int, float]]) -> tuple[float | None, int]:
+def _deviation(logs: Sequence[Mapping[int, float]]) -> tuple[float | None, int]:
     """The standard deviation of what is left without the means of runs and seeds, and its degrees of freedom.
 
     Least squares, so that a run may lack a seed. (None, 0) where nothing would be left by arithmetic alone.
     """
     import numpy as np
 
-    cells = [(run, seed, value) for run, by_seed in logs.items() for seed, value in by_seed.items()]
+    cells = [(run, seed, value) for run, by_seed in enumerate(logs) for seed, value in by_seed.items()]
     runs, seeds = list(dict.fromkeys(run for run, _, _ in cells)), sorted({seed for _, seed, _ in cells})
     design = np.array([[r == run for r in runs] + [s == seed for s in seeds] for run, seed, _ in cells], dtype=float)
     values = np.array([value for _, _, value in cells])

@@ -8,7 +8,7 @@ from html import escape
 
 from sweeps.best import luck_of_best
 from sweeps.comparison import Comparison, Sweep
-from sweeps.findings import interval
+from sweeps.findings import confirmed_sentence, interval
 from sweeps.ledger import FINISHED
 from sweeps.page.board import NOTHING, Board, BoardRow, Cell, difference_cell, value_cell, with_percent_cell
 from sweeps.page.document import whole_page
@@ -37,13 +37,18 @@ def sections(comparison: Comparison) -> list[str]:
 
 
 def headline(comparison: Comparison) -> str:
-    """One sentence."""
+    """One sentence; on fresh seeds where a candidate of any of them has been confirmed, as a sweep's own answer is."""
     names = " and ".join(sweep.name for sweep in comparison.sweeps)
     if comparison.obstacles:
         return f"{names} do not compare: their baselines are not the same trial, or one lacks the metric."
     finished = [(s, t) for s, t in comparison.candidates if t.outcome == FINISHED and comparison.metric in t.readings]
     if not finished:
         return f"{names} compare, but none of their candidates has finished yet."
+    if comparison.confirmed is not None:
+        sweep, trial, difference = comparison.confirmed
+        who = f"{trial.name} of {sweep.name} ({trial.config})"
+        step, among = trial.readings[comparison.metric].step, len(comparison.candidates)
+        return confirmed_sentence(who, difference, comparison.metric, comparison.mode, step, among)
     sweep, trial = finished[0]
     reading = trial.readings[comparison.metric]
     if reading.gap is None:
@@ -66,7 +71,7 @@ def _head(comparison: Comparison) -> str:
 
 def board_of(comparison: Comparison) -> Board:
     heads = ["trial", comparison.metric, "difference", *comparison.metrics[1:]]
-    heads += ["confirmed in its sweep", "seeds", "n", "steps", "outcome"]
+    heads += ["on fresh seeds", "seeds", "n", "steps", "outcome"]
     rows = [_baseline_row(comparison), *(_row(comparison, s, t) for s, t in comparison.candidates)]
     return Board(heads=tuple(heads), candidates=tuple(rows), runs=())
 
@@ -102,7 +107,7 @@ def _row(comparison: Comparison, sweep: Sweep, trial: TrialSummary) -> BoardRow:
         value_cell(first),
         difference_cell(first),
         *(with_percent_cell(reading) for reading in readings[1:]),
-        _confirmed(sweep, trial),
+        _confirmed(comparison, sweep, trial),
         (str(trial.seed), ""),
         (str(first.estimate.num_samples), "") if first else NOTHING,
         (steps(trial), ""),
@@ -111,9 +116,8 @@ def _row(comparison: Comparison, sweep: Sweep, trial: TrialSummary) -> BoardRow:
     return BoardRow(role=f"sweep-{colour_of(comparison, sweep)}", cells=tuple(cells))
 
 
-def _confirmed(sweep: Sweep, trial: TrialSummary) -> Cell:
-    """Against its own sweep's baseline, on fresh seeds."""
-    found = next((one.objective for one in sweep.summary.confirmed if one.trial == trial.name), None)
+def _confirmed(comparison: Comparison, sweep: Sweep, trial: TrialSummary) -> Cell:
+    found = comparison.on_fresh_seeds.get((sweep.name, trial.name))
     return NOTHING if found is None else (signed_percent(found.percent), interval(found))
 
 
@@ -123,8 +127,9 @@ def _scoreboard(comparison: Comparison) -> str:
     more = folded(f"The other {count(len(rest), 'candidate')}", table(whole, rest)) if rest else ""
     note = (
         "The baseline seeds of all sweeps are one baseline, because it is the same trial in all of them; a seed that "
-        "several have counts once. Every candidate is told by its first seed, against that baseline, at the same step. "
-        "Finished ones come first, and the better ones first. A dot's colour is the sweep's."
+        "several have counts once. Every candidate is told by its first seed, against that baseline, at the same step; "
+        "confirmed ones also by the seeds that have not chosen them, which decide. Finished ones come first, and the "
+        "better ones first. A dot's colour is the sweep's."
     )
     return section("scoreboard", "Scoreboard of all sweeps", table(whole, first), more, paragraph(note, "small"))
 

@@ -12,9 +12,9 @@ import yaml
 
 from sweeps.commands.compare import EXIT_NOT_COMPARABLE
 from sweeps.comparison import Comparison, read_sweeps
-from sweeps.ledger import STOPPED
+from sweeps.ledger import CONFIRMATION, STOPPED
 from sweeps.main import main as prx_sweeps
-from sweeps.page.sweeps_page import board_of, sections
+from sweeps.page.sweeps_page import board_of, headline, sections
 from sweeps.provenance import append_start
 from tests.sweeps.lab import OBJECTIVE, START, Lab
 from tests.sweeps.test_report import parsed
@@ -67,6 +67,24 @@ def test_candidates_of_all_sweeps_are_read_against_all_baseline_seeds(labs: list
         ["baseline", "sweep-1", "sweep-0", "sweep-1"],
     )
     assert any(line.startswith("stop.margin: 2.0 in ") and ", 3.0 in " in line for line in comparison.differences)
+
+
+def test_what_is_confirmed_anywhere_decides_against_the_baseline_of_all(labs: list[Lab]) -> None:
+    first, second = labs
+    second.trial("candidate-000-seed2", 0.9 * 1.02 * 1.004, role=CONFIRMATION, seed=2, confirms="candidate-000")
+    first.trial("candidate-000-seed1", 0.95 * 1.03 * 0.99, role=CONFIRMATION, seed=1, confirms="candidate-000")
+    comparison = Comparison(read_sweeps([lab.paths.root for lab in labs]))
+    found = {sweep: one for (sweep, _), one in comparison.on_fresh_seeds.items()}
+    in_second, in_first = found[str(second.paths.root)], found[str(first.paths.root)]
+    assert in_second.percent == pytest.approx(100 * (0.9 * 1.004 - 1))
+    assert in_first.percent == pytest.approx(100 * (0.95 * 0.99 - 1))
+    assert in_second.freedom == in_first.freedom == 2, "three runs, seven cells, three seeds"
+    told = headline(comparison)
+    assert told.startswith(f"Yes: candidate-000 of {second.paths.root} (")
+    assert f"by 9.6 % in {OBJECTIVE} at step 200 (95 % interval -" in told
+    assert told.endswith("1 fresh seed).")
+    column = board_of(comparison).heads.index("on fresh seeds")
+    assert board_of(comparison).candidates[1].cells[column][0] == "-9.6 %"
 
 
 def test_they_stand_on_one_page(labs: list[Lab], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
