@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -20,20 +17,11 @@ from sweeps.leases import HeldError, LeaseLostError, Terms, held
 from sweeps.locks import only_driver, only_writer
 from sweeps.object_path import ObjectPath
 from sweeps.obstacles import HaltedError
-from sweeps.space import SpaceError
 from sweeps.storage import SweepPaths
 from tests.flaky_server import Troubles
+from tests.sweeps.second_driver import refused
 
-ROOT = Path(__file__).parents[2]
 LONG = Terms(renew_s=600.0, gone_after_s=600.0)
-HOLDER = """
-import sys, time
-from sweeps.locks import only_driver
-from sweeps.storage import SweepPaths
-with only_driver(SweepPaths.at(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(600)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -51,22 +39,8 @@ def _note(place: ObjectPath) -> dict:
 
 
 def test_a_second_driver_is_refused_with_who_holds_the_sweep_and_a_killed_one_holds_nothing(paths):
-    since = time.strftime("%Y-%m-%d %H:")
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(paths.root)], cwd=ROOT, stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(SpaceError) as caught, only_driver(paths):
-            pass
-        message = str(caught.value)
-        who = f"process {holder.pid} on {socket.gethostname()} since {since}"
-        assert message.startswith(f"{paths.root}: this sweep is running already: {who}")
-        assert f": {Path(sys.executable).name} -c " in message
-        assert "if it is gone, the same command goes on in " in message
-        assert "\n" not in message
-    finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
+    message, _ = refused(paths)
+    assert "if it is gone, the same command goes on in " in message
     with only_driver(paths) as warning:
         assert warning == ""
         assert _note(paths.lock)["pid"] == os.getpid()

@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -19,17 +16,7 @@ from sweeps.locks import only_driver, only_writer
 from sweeps.obstacles import HaltedError
 from sweeps.space import SpaceError
 from sweeps.storage import SweepPaths
-
-ROOT = Path(__file__).parents[2]
-HOLDER = """
-import sys, time
-from pathlib import Path
-from sweeps.locks import only_driver
-from sweeps.storage import SweepPaths
-with only_driver(SweepPaths(Path(sys.argv[1]))):
-    print("held", flush=True)
-    time.sleep(600)
-"""
+from tests.sweeps.second_driver import refused
 
 
 @pytest.fixture
@@ -40,22 +27,8 @@ def paths(tmp_path) -> SweepPaths:
 
 
 def test_a_second_driver_is_refused_with_who_holds_the_sweep_and_a_killed_one_holds_nothing(paths):
-    since = time.strftime("%Y-%m-%d %H:")
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(paths.root)], cwd=ROOT, stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(SpaceError) as caught, only_driver(paths):
-            pass
-        message = str(caught.value)
-        who = f"process {holder.pid} on {socket.gethostname()} since {since}"
-        assert message.startswith(f"{paths.root}: this sweep is running already: {who}")
-        assert f": {Path(sys.executable).name} -c " in message
-        assert "\n" not in message
-    finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-    assert str(holder.pid) in paths.lock.read_text(), "its note is still there, and holds nobody up"
+    _, pid = refused(paths)
+    assert str(pid) in paths.lock.read_text(), "its note is still there, and holds nobody up"
     with only_driver(paths) as warning:
         assert warning == ""
         assert json.loads(paths.lock.read_text())["pid"] == os.getpid()
