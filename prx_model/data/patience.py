@@ -7,6 +7,7 @@ course: what may pass (throttling, a cut connection, a time-out) is tried again 
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 # Seconds between tries, each varied by a half: a minute of trouble in all, then the error is told.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+SILENT_TRIES = 3  # nobody is told of a hiccup
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
 CONNECTIONS = 64  # at a time; botocore's own 10 would make a queue of many small reads
 
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 
 class StorageError(OSError):
@@ -64,7 +67,7 @@ def patiently(
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
     stopping = stopping or threading.Event()
-    for pause_s in (*pauses_s, None):
+    for tries, pause_s in enumerate((*pauses_s, None), start=1):
         try:
             return call()
         except FileNotFoundError as error:
@@ -77,8 +80,10 @@ def patiently(
             raise StorageError(f"{name} cannot be {verb}: {' '.join(str(error).split())}") from error
         except (OSError, BotoCoreError, ClientError, HttpError) as error:
             if pause_s is None:
-                tries = len(pauses_s) + 1
                 raise StorageError(f"{name} could not be {verb} in {tries} tries; the last: {_told(error)}") from error
+            if tries == SILENT_TRIES + 1:
+                left = f"{sum(pauses_s[SILENT_TRIES:]):.0f} s"
+                logger.warning("%s could not be %s yet (%s); tried again for %s", name, verb, _told(error), left)
             if stopping.wait(pause_s * random.uniform(0.5, 1.5)):
                 raise CancelledError from error
     raise AssertionError("unreachable")
