@@ -15,7 +15,10 @@ from sweeps.space_file import load_space, profiles_of, read_space
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 PROFILES = ("cluster", "laptop")
-NAMES = ("irepa", "optimizer", "repa", "repa_depth", "repa_schedule", "repa_teacher", "repa_weight", "timesteps")
+NAMES = (
+    "irepa", "learning_rate", "optimizer", "repa", "repa_depth",
+    "repa_schedule", "repa_teacher", "repa_weight", "timesteps",
+)  # fmt: skip
 
 
 def test_the_spaces_that_the_documents_speak_of_are_there() -> None:
