@@ -44,15 +44,15 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS if only is None else (only,):
         command = module_of(name)
-        command.add_arguments(
-            commands.add_parser(
-                name,
-                help=command.SUMMARY,
-                description=command.__doc__,
-                epilog=command.EPILOG,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+        own = commands.add_parser(
+            name,
+            help=command.SUMMARY,
+            description=command.__doc__,
+            epilog=command.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        command.add_arguments(own)
+        own.set_defaults(refuse=own.error)  # with its usage; argparse would show the one of all commands
     return whole
 
 
@@ -63,7 +63,10 @@ def module_of(command: str) -> ModuleType:
 def main(arguments: Sequence[str] | None = None) -> int:
     """What a user can get wrong is a ValueError or an OSError, whose text is one line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None).parse_args(arguments)
+    whole = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None)
+    options, unknown = whole.parse_known_args(arguments)
+    if unknown:
+        options.refuse(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return module_of(options.command).run(options)
     except KeyboardInterrupt:

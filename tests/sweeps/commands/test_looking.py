@@ -216,6 +216,15 @@ def test_every_command_has_examples_and_says_what_its_exit_codes_mean(name: str,
     assert "exit codes: 0 " in text
 
 
+def test_what_a_command_does_not_know_is_told_with_its_own_usage(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--sweep", "x"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("usage: prx-sweeps export ")
+    assert told.endswith("prx-sweeps export: error: unrecognized arguments: --sweep\n")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_every_command_and_is_a_script(shell: str, capsys, tmp_path) -> None:
     text = _ends_with(capsys, 0, "completion", shell)
