@@ -12,6 +12,7 @@ from sweeps.summary import Summary
 from sweeps.wording import count
 
 WIDE_IN, NARROW_IN = 10.5, 4.6
+FEW = 50  # finished candidates, of which so few say little
 TITLE = "<h3>How much each setting matters</h3>"
 
 
@@ -36,9 +37,10 @@ def _caption(importance: Importance) -> str:
         if importance.num_stopped
         else ""
     )
+    few = "So few say little: shares" if importance.num_finished < FEW else "Shares"
     return (
         f"PED-ANOVA: where the best {importance.num_best} lie, against all; from {importance.num_finished} finished "
-        f"candidates{stopped}. So few say little: shares add up to 100 % even where nothing matters. Chance: in how "
+        f"candidates{stopped}. {few} add up to 100 % even where nothing matters. Chance: in how "
         f"many of {SHUFFLES} shuffles of the results among the candidates the setting comes out as important; more "
         "than 5 are drawn pale. Settings vary together, and a sampler looks more closely where it was good."
     )

@@ -7,10 +7,11 @@ from html import escape
 
 from sweeps.page.elements import dot, folded, one_value, paragraph, row, section, table_of, two_lines
 from sweeps.page.roles import role
+from sweeps.page.scores import MOST_ROWS
 from sweeps.rule import Verdict
 from sweeps.stopping import audit_sentences, audited_end, forecast_in_words, stopped_sentence, verdict_in_words
 from sweeps.summary import Summary, TrialSummary
-from sweeps.wording import duration, number
+from sweeps.wording import count, duration, number
 
 STOPS, VERDICTS = (
     ("candidate", "stopped at", "gap there", "saved", "its end"),
@@ -23,7 +24,10 @@ def stopping_section(summary: Summary) -> str:
     shown = [trial for trial in summary.ranked() if trial in summary.stopped or trial in summary.audited]
     parts = [paragraph(sentence) for sentence in [stopped_sentence(summary), *audit_sentences(summary)]]
     if shown:
-        parts.append(table_of(STOPS, [_stop_row(summary, trial) for trial in shown]))
+        rows = [_stop_row(summary, trial) for trial in shown]
+        parts.append(table_of(STOPS, rows[:MOST_ROWS]))
+        if more := rows[MOST_ROWS:]:
+            parts.append(folded(f"The other {count(len(more), 'candidate')}", table_of(STOPS, more)))
         parts.append(_verdicts(summary, shown))
     return section("stopping", "What stopping did", *parts)
 

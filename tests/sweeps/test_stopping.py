@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.ledger import STOPPED, verdict_row
+from sweeps.page import stopping
 from sweeps.report import final_lines
 from sweeps.rule import Verdict
 from sweeps.stopping import audit_sentences, stopped_sentence, stopping_line
@@ -114,6 +115,16 @@ def test_an_audited_candidate_on_its_way_has_not_recovered_yet(lab: Lab) -> None
     assert recovery.startswith("None of them can be compared with the baseline at its end")
     assert "of 1 the end is not known yet" in recovery
     assert "still on its way" in section(lab.page())
+
+
+def test_where_many_were_stopped_the_page_folds_all_but_the_first(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "MOST_ROWS", 1)
+    lab.judged("candidate-001", BAD)
+    assert "The other" not in section(stopping.stopping_section(lab.summary()))
+    lab.judged("candidate-002", BAD)
+    open_part, _, rest = stopping.stopping_section(lab.summary()).partition("<summary>The other 1 candidate</summary>")
+    rows = [len(re.findall(r'<i class="dot', part)) for part in (open_part, rest)]
+    assert rows == [1, 1]
 
 
 def test_every_verdict_of_a_stopped_candidate_can_be_read(lab: Lab) -> None:
