@@ -96,15 +96,14 @@ def quietly() -> Iterator[None]:
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
+    from prx_model.pretrained import without_loading_bar
+
     before = [(logging, logging.get_verbosity()) for logging in (of_diffusers, of_transformers)]
-    shown = of_transformers.is_progress_bar_enabled()
-    of_transformers.disable_progress_bar()
     for logging, _ in before:
         logging.set_verbosity_error()
     try:
-        yield
+        with without_loading_bar():
+            yield
     finally:
         for logging, verbosity in before:
             logging.set_verbosity(verbosity)
-        if shown:
-            of_transformers.enable_progress_bar()

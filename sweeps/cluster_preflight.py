@@ -161,13 +161,11 @@ def _answers(question: Question, nodes: Sequence[str], wanted: Resources) -> lis
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=NODE_WAIT_S)
     found = [_answer(call, node) for call, node in zip(calls, nodes, strict=True)]
-    answers = [answer for answer in found if answer is not None]
-    if answers:
-        return answers
-    gpus = min(wanted.gpus_per_worker, 1.0)
-    anywhere = ask.options(num_cpus=wanted.cpus_per_worker, num_gpus=gpus, max_retries=ASKED_AGAIN)
-    answer = _answer(anywhere.remote(question), None, NODE_WAIT_S)
-    return [] if answer is None else [answer]
+    if not any(found):
+        gpus = min(wanted.gpus_per_worker, 1.0)
+        anywhere = ask.options(num_cpus=wanted.cpus_per_worker, num_gpus=gpus, max_retries=ASKED_AGAIN)
+        found = [_answer(anywhere.remote(question), None, NODE_WAIT_S)]
+    return [answer for answer in found if answer is not None]
 
 
 def _answer(call: Any, node: str | None, wait_s: float = 0.0) -> Answer | str | None:

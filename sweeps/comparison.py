@@ -22,7 +22,7 @@ from sweeps.recorded import RecordedError, space_of, sweep_of
 from sweeps.reuse import decides
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.summary import Summary, summarise
+from sweeps.summary import Summary, summary_of
 from sweeps.trial_summary import TrialSummary, summarise_trial
 
 MISSING = "nothing"
@@ -57,14 +57,14 @@ def read_sweeps(folders: Sequence[Location]) -> list[Sweep]:
         if roots.count(paths) > 1:
             raise RecordedError(f"got {paths.root} twice, allowed is every sweep once")
         namesakes = [other for other in roots if other.root.name == paths.root.name]
-        space, ledger = space_of(paths), Ledger(paths)
+        space, records = space_of(paths), tuple(Ledger(paths).records())
         sweeps.append(
             Sweep(
                 name=paths.root.name if len(namesakes) == 1 else str(paths.root),
                 paths=paths,
                 space=space,
-                records=tuple(ledger.records()),
-                summary=summarise(space, ledger),
+                records=records,
+                summary=summary_of(space, records),
             )
         )
     return sweeps

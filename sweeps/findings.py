@@ -46,7 +46,7 @@ def _answer(space: SearchSpace, candidates: Sequence[TrialSummary], best: Best |
     if best.unconfirmed:
         return f"Inconclusive: on one seed, {found}; {best.unconfirmed}."
     if not best.conclusive:
-        return f"Inconclusive: on one seed, {found}; that{_among(best)} is within the noise."
+        return f"Inconclusive: on one seed, {found}; that{_among(best.chosen_from)} is within the noise."
     return f"{'No: the best that finished,' if best.reading.gap > 0 else 'Yes, on one seed:'} {found}."
 
 
@@ -71,16 +71,15 @@ def confirmed_sentence(who: str, difference: Difference, metric: str, mode: str,
         return f"Yes: {found}."
     if difference.worse(mode):
         return f"No: the best that finished, {found}."
-    among = f", the best of {chosen_from} candidates," if chosen_from > 1 else ""
-    return f"Inconclusive: {found}; that{among} is within the noise."
+    return f"Inconclusive: {found}; that{_among(chosen_from)} is within the noise."
 
 
 def _verb(better: bool) -> str:
     return "beats" if better else "falls short of"
 
 
-def _among(best: Best) -> str:
-    return f", the best of {best.chosen_from} candidates," if best.chosen_from > 1 else ""
+def _among(chosen_from: int) -> str:
+    return f", the best of {chosen_from} candidates," if chosen_from > 1 else ""
 
 
 def _answer_without_best(candidates: Sequence[TrialSummary], progress: str, complete: bool) -> str:

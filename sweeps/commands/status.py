@@ -72,10 +72,9 @@ def _view(observer: Any, driver: Driver, width: int, most: int | None) -> Any:
 
 
 def _summary(observer: Any) -> Any:
-    from sweeps.ledger import Ledger
-    from sweeps.summary import summarise
+    from sweeps.summary import summary_of
 
-    return summarise(observer.space, Ledger(observer.paths))
+    return summary_of(observer.space, observer.records)
 
 
 def _watch(console: Console, observer: Any, driver: Driver) -> None:

@@ -17,7 +17,7 @@ from sweeps.locations import write_whole
 from sweeps.onlookers.notify import BEST, END, FAILURE, Notice, send
 from sweeps.space import SearchSpace
 from sweeps.storage import SweepPaths
-from sweeps.summary import Summary, summarise
+from sweeps.summary import summary_of
 from sweeps.wording import compute_sentence, count, number, spoken_difference
 
 TOLD_FILE = "notified.json"
@@ -49,7 +49,7 @@ class Notices:
             self._send(self._failures(failed), [key for key, _ in new if key.startswith(FAILURE)])
         for key, record in new:
             if key.startswith(BEST):
-                self._send(self._best(record), [key])
+                self._send(self._best(record, records), [key])
 
     def ended(self, records: Sequence[TrialRecord]) -> None:
         """The command has come to its end."""
@@ -97,8 +97,8 @@ class Notices:
         trials = [{"trial": end.trial, "step": end.step, "reason": end.reason, "log": end.log} for end in ends]
         return self._notice(FAILURE, "\n".join(told), failed=trials)
 
-    def _best(self, record: TrialRecord) -> Notice:
-        summary, metric = self._summary(), self.space.objective.metric
+    def _best(self, record: TrialRecord, records: Sequence[TrialRecord]) -> Notice:
+        summary, metric = summary_of(self.space, records), self.space.objective.metric
         best = summary.best
         row = record.evaluations[-1]
         config = best.config if best is not None and best.trial == record.trial else ""
@@ -121,7 +121,7 @@ class Notices:
         )
 
     def _end(self, records: Sequence[TrialRecord]) -> Notice:
-        summary = self._summary()
+        summary = summary_of(self.space, records)
         outcomes = Counter(record.outcome for record in records if record.end is not None)
         told = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items())
         lines = [summary.answer, f"{count(len(records), 'trial')}: {told}; {compute_sentence(summary.compute)}"]
@@ -137,6 +137,3 @@ class Notices:
             best=summary.best.trial if summary.best else None,
             page=str(self.paths.page),
         )
-
-    def _summary(self) -> Summary:
-        return summarise(self.space, Ledger(self.paths))
